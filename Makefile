@@ -1,0 +1,42 @@
+# Every target installs first if needed. PYTHON is the interpreter that makes .venv; BIN is where its programs lie.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test test-fast style quality bench clean
+
+install: $(STAMP)
+
+# torch comes first and pinned: a range would fetch another build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster]"
+	touch $(STAMP)
+
+# Text to a base model on this machine, in minutes: plot, scores before and after, sample completions.
+demo: install
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml hfgpt/pretrain.py recipes/tiny.yaml --overwrite
+
+test: install
+	$(BIN)/python -m pytest
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
+
+style: install
+	$(BIN)/ruff format hfgpt tests benchmarks
+	$(BIN)/ruff check --fix hfgpt tests benchmarks
+
+quality: install
+	$(BIN)/ruff format --check hfgpt tests benchmarks
+	$(BIN)/ruff check hfgpt tests benchmarks
+	$(BIN)/mypy
+
+# Writes benchmarks/*.md: ratios measured in one run on this machine.
+bench: install
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site runs

@@ -1,0 +1,104 @@
+"""The `hfgpt` command: every stage and tool as a subcommand. Thin: what a command does is imported when it runs."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from hfgpt import __version__
+from hfgpt.errors import run_command
+
+app = typer.Typer(
+    help="Train your own ChatGPT from raw text, where every piece is a HuggingFace piece.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+tokenizer_app = typer.Typer(help="Train a tokenizer, or look at one.", no_args_is_help=True)
+data_app = typer.Typer(help="Download, prepare and look at training data.", no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def _hfgpt(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"hfgpt {__version__}")
+        raise typer.Exit
+
+
+def _command(group: typer.Typer, name: str, where: str, help: str) -> None:
+    """Add a subcommand that hands all its arguments to the function `where` ("module:function")."""
+    module, _, function = where.partition(":")
+
+    def command(context: typer.Context) -> None:
+        body: Callable[[list[str]], int | None] = getattr(import_module(module), function)
+        raise typer.Exit(run_command(body, context.args))
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    group.command(name, help=help, context_settings=settings, options_metavar="[RECIPE] [--key value ...]")(command)
+
+
+_command(
+    app,
+    "pretrain",
+    "hfgpt.pretrain:main",
+    "Text to a base model. Any key of the recipe is a flag: hfgpt pretrain recipes/tiny.yaml --learning_rate 0.01",
+)
+_command(
+    app,
+    "plan",
+    "hfgpt.commands:plan",
+    "Parameters, FLOPs, tokens and steps before anything runs: hfgpt plan recipes/d20.yaml --num_gpus 8 --json",
+)
+_command(
+    tokenizer_app,
+    "train",
+    "hfgpt.commands:tokenizer_train",
+    "Train, or fetch, a recipe's tokenizer: hfgpt tokenizer train recipes/tiny.yaml --vocab_size 8192",
+)
+_command(
+    tokenizer_app,
+    "stats",
+    "hfgpt.commands:tokenizer_stats",
+    "Bytes per token on the recipe's own text: hfgpt tokenizer stats recipes/tiny.yaml --compare NAME ...",
+)
+_command(
+    data_app,
+    "prepare",
+    "hfgpt.commands:data_prepare",
+    "Tokenize and pack a recipe's text: hfgpt data prepare recipes/tiny.yaml --num_proc 8",
+)
+_command(
+    data_app,
+    "inspect",
+    "hfgpt.commands:data_inspect",
+    "Statistics and a few packed rows of prepared data: hfgpt data inspect recipes/tiny.yaml",
+)
+_command(
+    data_app,
+    "download",
+    "hfgpt.dataset:main",
+    "Download the first files of a Hub dataset: hfgpt data download -n 8 --dataset HuggingFaceFW/fineweb-edu",
+)
+_command(
+    data_app,
+    "push",
+    "hfgpt.commands:data_push",
+    "Push a recipe's prepared rows to the Hub: hfgpt data push recipes/tiny.yaml --repo_id you/tiny-rows",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `hfgpt ARGV`; returns the exit code: 0, 2 where the user can mend it, 1 where we must."""
+    try:
+        app(args=argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

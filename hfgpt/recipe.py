@@ -1,0 +1,277 @@
+"""A recipe file and command-line flags become the dataclasses of a stage, or one sentence that says what is wrong.
+
+Knows the shared sections and every stage's name, but imports neither torch nor transformers nor trl: a stage hands
+in the class of its own section.
+"""
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from hfgpt.arguments import DataArguments, ModelArguments, TokenizerArguments
+from hfgpt.errors import UserError
+from hfgpt.recipe_values import coerce
+
+STAGES = ("pretrain", "midtrain", "sft", "dpo", "grpo")
+SHARED_SECTIONS: dict[str, type] = {"model": ModelArguments, "tokenizer": TokenizerArguments, "data": DataArguments}
+DEFAULT_RECIPE = "tiny"
+# Keys that only one section may own, although HF's argument classes have a field of the same name.
+OWNERS = {"seed": "data", "data_seed": "data", "max_length": "data", "vocab_size": "tokenizer"}
+# How long to train: a length given as a flag replaces every length in the file.
+LENGTH_KEYS = ("max_steps", "target_flops", "target_param_data_ratio", "num_train_epochs")
+
+StageT = TypeVar("StageT")
+
+
+@dataclass
+class RunArguments:
+    """Flags about the run as a whole; they are not part of a recipe."""
+
+    output_root: str = field(default="runs", metadata={"help": "Folder that holds one folder a recipe."})
+    overwrite: bool = field(default=False, metadata={"help": "Run the stage again although it is complete."})
+    debug: bool = field(default=False, metadata={"help": "Show the traceback of an error."})
+
+
+@dataclass
+class Recipe:
+    """What a recipe file and the flags said, before the stage's own class has checked its section.
+
+    `sections` holds plain values by section and key; `given_by` says, for each (section, key), whether the "file" or
+    a "flag" gave it, so that errors name the right place.
+    """
+
+    name: str
+    path: Path
+    sections: dict[str, dict[str, Any]]
+    run: RunArguments
+    given_by: dict[tuple[str, str], str] = field(default_factory=dict)
+    line_of: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def place(self, section: str, key: str) -> str:
+        """The words that lead a user to one key: file, line, section and key, or the flag."""
+        if self.given_by.get((section, key)) == "flag":
+            return f"flag --{key} ({section}.{key})"
+        line = self.line_of.get((section, key))
+        return f"{self.path}{f':{line}' if line else ''}: {section}.{key}"
+
+    def section(self, name: str, arguments_class: type[StageT], **defaults: Any) -> StageT:
+        """Build `arguments_class` from section `name`; `defaults` fill keys that nobody gave.
+
+        Raises UserError for an unknown key, a wrong type, or a value that the class itself refuses.
+        """
+        known = {f.name: f for f in dataclasses.fields(arguments_class) if f.init}  # type: ignore[arg-type]
+        hints = typing.get_type_hints(arguments_class)
+        values = dict(defaults)
+        for key, value in self.sections.get(name, {}).items():
+            owner = OWNERS.get(key, name)
+            if owner != name:
+                raise UserError(f"{self.place(name, key)} belongs to section {owner}: write {owner}.{key} instead.")
+            if key not in known:
+                raise UserError(f"{self.place(name, key)} is not a key of this section{_nearest(key, known)}.")
+            try:
+                values[key] = self.sections[name][key] = coerce(value, hints[key])
+            except ValueError as error:
+                raise UserError(f"{self.place(name, key)} {error}.") from None
+        try:
+            return arguments_class(**values)
+        except (ValueError, TypeError, ImportError) as error:
+            sentence = " ".join(str(error).split())
+            culprit = next((key for key in sorted(self.sections.get(name, {}), key=len) if key in sentence), None)
+            where = self.place(name, culprit) if culprit else f"{self.path}: section {name}"
+            raise UserError(f"{where}: {sentence}") from None
+
+    @property
+    def model(self) -> ModelArguments:
+        return self.section("model", ModelArguments)
+
+    @property
+    def tokenizer(self) -> TokenizerArguments:
+        return self.section("tokenizer", TokenizerArguments)
+
+    @property
+    def data(self) -> DataArguments:
+        return self.section("data", DataArguments)
+
+    @property
+    def folder(self) -> Path:
+        """`runs/<recipe>`, the folder of everything this recipe makes."""
+        return Path(self.run.output_root) / self.name
+
+    def as_text(self) -> str:
+        """The recipe as it was run, flags included, as YAML that runs again."""
+        kept = {name: values for name, values in self.sections.items() if values}
+        return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | None = None) -> Recipe:
+    """Read `[RECIPE] [--flag value ...]`: the file first, then the flags, which win.
+
+    `stage` names the stage that reads it and `stage_class` the dataclass of its section; a flag without a section goes
+    to the one section that knows its key. Without `stage`, flags of a stage are written with their section.
+    Raises UserError with one sentence for anything that is wrong.
+    """
+    argv = list(argv)
+    named = argv.pop(0) if argv and not argv[0].startswith("--") else DEFAULT_RECIPE
+    path = find_recipe(named)
+    sections, lines = read_recipe_file(path)
+    recipe = Recipe(path.stem, path, sections, RunArguments(), line_of=lines)
+    for section, values in sections.items():
+        recipe.given_by.update({(section, key): "file" for key in values})
+    owners = {**SHARED_SECTIONS, **({stage: stage_class} if stage and stage_class else {})}
+    run_fields = {f.name for f in dataclasses.fields(RunArguments)}
+    run_values: dict[str, Any] = {}
+    for flag, words in split_flags(argv):
+        if flag in run_fields:
+            try:
+                run_values[flag] = coerce(_flag_value(words), typing.get_type_hints(RunArguments)[flag])
+            except ValueError as error:
+                raise UserError(f"flag --{flag} {error}.") from None
+            continue
+        section, key = _owner_of_flag(flag, owners)
+        hint = typing.get_type_hints(owners[section]).get(key) if section in owners else None
+        recipe.sections.setdefault(section, {})[key] = _flag_value(words, wants_list=_is_list(hint))
+        recipe.given_by[section, key] = "flag"
+    recipe.run = RunArguments(**run_values)
+    for section in STAGES:
+        if any(recipe.given_by.get((section, key)) == "flag" for key in LENGTH_KEYS):
+            for key in LENGTH_KEYS:
+                if recipe.given_by.get((section, key)) == "file":
+                    recipe.sections[section].pop(key)
+    return recipe
+
+
+def find_recipe(named: str) -> Path:
+    """The recipe file that `named` means: a path, or the name of a recipe that ships with hfgpt (`tiny`, `d20`)."""
+    path = Path(named)
+    if path.is_file():
+        return path
+    package = Path(__file__).parent
+    for folder in (package.parent / "recipes", package / "_recipes"):  # a checkout, an installed wheel
+        shipped = folder / f"{path.stem}.yaml"
+        if shipped.is_file() and path.suffix in {"", ".yaml"} and path.parent.name in {"", "recipes"}:
+            return shipped
+    if path.is_dir():
+        raise UserError(f"{named} is a folder; name a recipe file, such as recipes/tiny.yaml.")
+    known = sorted(p.stem for p in (package.parent / "recipes").glob("*.yaml"))
+    raise UserError(
+        f"recipe {named} does not exist{_nearest(path.stem, known)}; recipes that ship: {', '.join(known)}."
+    )
+
+
+def read_recipe_file(path: Path) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], int]]:
+    """Sections of a recipe file, and the line of each (section, key). Raises UserError naming the line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        tab = "\t" in text.splitlines()[line - 1] if line <= len(text.splitlines()) else False
+        reason = "indent with spaces, not tabs" if tab else (error.problem or "not valid YAML")
+        raise UserError(f"{path}:{line}: {reason}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if root is None:
+        return {}, {}
+    names = (*SHARED_SECTIONS, *STAGES)
+    sections: dict[str, dict[str, Any]] = {}
+    lines: dict[tuple[str, str], int] = {}
+    for section, section_node in _pairs(root, path, "the recipe"):
+        if section not in names:
+            line = section_node.start_mark.line + 1
+            raise UserError(f"{path}:{line}: there is no section {section}{_nearest(section, names)}.")
+        sections[section] = {}
+        if isinstance(section_node, yaml.ScalarNode) and section_node.tag.endswith(":null"):
+            continue
+        for key, node in _pairs(section_node, path, f"section {section}"):
+            for inner in _mappings(node):  # duplicate keys are refused at any depth
+                _pairs(inner, path, f"{section}.{key}")
+            loader = yaml.SafeLoader("")
+            sections[section][key] = loader.construct_object(node, deep=True)
+            lines[section, key] = node.start_mark.line + 1
+    return sections, lines
+
+
+def split_flags(argv: list[str]) -> list[tuple[str, list[str]]]:
+    """`["--a", "1", "--b=2", "--c"]` -> `[("a", ["1"]), ("b", ["2"]), ("c", [])]`; dashes become underscores."""
+    flags: list[tuple[str, list[str]]] = []
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            flags.append((name.replace("-", "_"), [value] if equals else []))
+        elif not flags:
+            raise UserError(f"{word} stands where a flag was expected; flags look like --learning_rate 1e-3.")
+        else:
+            flags[-1][1].append(word)
+    return flags
+
+
+def _is_list(hint: Any) -> bool:
+    return any((typing.get_origin(h) or h) is list for h in (hint, *typing.get_args(hint)))
+
+
+def _flag_value(words: list[str], wants_list: bool = False) -> Any:
+    """No word is true; several words, or words for a list, are a list; `null` and `none` are no value."""
+    if not words:
+        return True
+    if len(words) > 1 or wants_list:
+        loaded = yaml.safe_load(words[0]) if len(words) == 1 and words[0].startswith("[") else words
+        return loaded
+    return None if words[0].lower() in {"null", "none"} else words[0]
+
+
+def _owner_of_flag(flag: str, owners: dict[str, type]) -> tuple[str, str]:
+    """The (section, key) that `--flag` or `--section.flag` means."""
+    keys = {section: {f.name for f in dataclasses.fields(c)} for section, c in owners.items()}  # type: ignore[arg-type]
+    section, dot, key = flag.partition(".")
+    if dot:
+        if section not in (*SHARED_SECTIONS, *STAGES):
+            raise UserError(f"flag --{flag}: there is no section {section}{_nearest(section, (*keys, *STAGES))}.")
+        if section in STAGES and section not in owners:
+            raise UserError(f"flag --{flag} belongs to {section}, which is not the stage that runs here.")
+        if key not in keys[section]:
+            raise UserError(f"flag --{flag}: section {section} has no key {key}{_nearest(key, keys[section])}.")
+        return section, key
+    having = [name for name in keys if flag in keys[name] and OWNERS.get(flag, name) == name]
+    if len(having) == 1:
+        return having[0], flag
+    if having:
+        choices = " or ".join(f"--{name}.{flag}" for name in having)
+        raise UserError(f"flag --{flag} could mean several sections: write {choices}.")
+    every = {key for names in keys.values() for key in names} | {f.name for f in dataclasses.fields(RunArguments)}
+    raise UserError(f"flag --{flag} is not known{_nearest(flag, every, prefix='--')}.")
+
+
+def _nearest(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; the nearest is {prefix}{close[0]}" if close else ""
+
+
+def _pairs(node: yaml.Node, path: Path, what: str) -> list[tuple[str, yaml.Node]]:
+    """Key and value node of a mapping, in order; UserError for anything else and for doubled keys."""
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:{node.start_mark.line + 1}: {what} must be a map of keys to values.")
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if key in seen:
+            raise UserError(f"{path}:{line}: {key} stands twice in {what} (first at line {seen[key]}).")
+        seen[key] = line
+    return [(str(key_node.value), value) for key_node, value in node.value]
+
+
+def _mappings(node: yaml.Node) -> typing.Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)

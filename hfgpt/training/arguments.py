@@ -1,0 +1,98 @@
+"""The `pretrain:` section: HF's TrainingArguments with what pretraining adds, and defaults that suit packed rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from hfgpt.training.rates import default_rates
+
+
+def _option(default, help: str):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """Every key of `transformers.TrainingArguments` works here under its own name; below is what we add or set anew.
+
+    Length, the first that is set: `max_steps`, `target_flops`, `target_param_data_ratio`, `num_train_epochs`.
+    """
+
+    model_name_or_path: str | None = _option(
+        None, "Start from this model (folder or Hub id), not from random weights."
+    )
+    total_batch_size: int | None = _option(None, "Tokens in one optimizer step over all GPUs; sets the accumulation.")
+    target_flops: float | None = _option(None, "Train until about this many FLOPs are spent.")
+    target_param_data_ratio: float | None = _option(
+        None, "Train on this many tokens per (block matrices + head) weight."
+    )
+    num_train_epochs: float | None = _option(None, "Train on every row this many times.")  # type: ignore[assignment]
+
+    optim: str = _option("muon", "muon, or any optimizer that HF knows.")  # type: ignore[assignment]
+    # A rate left at null follows from the model's shape (training/rates.py) and is printed with the plan.
+    learning_rate: float | None = _option(None, "Under muon of the block matrices, else of everything.")  # type: ignore
+    embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the embeddings.")
+    head_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the untied head.")
+    scalar_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for norms, biases and scalars.")
+    muon_momentum: float = _option(0.95, "Muon only: Nesterov momentum.")
+    weight_decay: float = _option(0.0, "Decoupled weight decay; under muon of the block matrices alone.")
+    adam_beta2: float = _option(0.95, "AdamW's second beta; 0.95 is usual for language models.")
+    lr_scheduler_type: str = _option("warmup_stable_decay", "warmup_stable_decay, cosine, linear, ...")  # type: ignore
+    decay_ratio: float = _option(0.5, "warmup_stable_decay only: share of all steps, at the end, that decay.")
+    min_lr_ratio: float = _option(0.0, "warmup_stable_decay only: last learning rate as a share of the highest.")
+
+    per_device_train_batch_size: int = _option(8, "Rows in one forward pass on one GPU.")
+    per_device_eval_batch_size: int = _option(8, "Rows in one forward pass of an evaluation.")
+    bf16: bool | None = _option(None, "bfloat16 compute; null is yes on a GPU that has it.")  # type: ignore[assignment]
+    logging_steps: float = _option(10, "Steps between two lines of metrics.jsonl.")
+    logging_first_step: bool = _option(True, "Write the first step too.")
+    logging_nan_inf_filter: bool = _option(False, "HF's filter that hides NaN losses; off, so that they are seen.")
+    eval_strategy: str = _option("steps", "When to evaluate on held-out rows: steps or no.")  # type: ignore[assignment]
+    eval_steps: float | None = _option(250, "Steps between two evaluations on held-out rows.")
+    save_steps: float = _option(1000, "Steps between two checkpoints.")
+    save_total_limit: int | None = _option(
+        2, "Checkpoints kept; older ones are removed after a newer one is complete."
+    )
+    report_to: list[str] | str | None = _option("none", "trackio, tensorboard, wandb, or none.")  # type: ignore[assignment]
+    remove_unused_columns: bool = _option(False, "HF's column filter; packed rows have no unused columns.")
+    average_tokens_across_devices: bool = _option(True, "Mean loss over the tokens of all GPUs.")
+
+    sample_prompts: list[str] = _option(["Once upon a time"], "Prompts that are continued during training.")
+    sample_steps: int = _option(250, "Steps between two rounds of samples; 0 for none.")
+    sample_max_new_tokens: int = _option(32, "Tokens of one sample.")
+    eval_tasks: list[str] = _option([], "lm-eval tasks scored before the first and after the last step.")
+    eval_tasks_limit: int | None = _option(None, "Examples of each of these tasks; null is all.")
+    log_histograms: bool = _option(False, "Histograms of weights and gradients at every logging step, to report_to.")
+
+    def __post_init__(self):
+        for key in ("target_flops", "target_param_data_ratio", "num_train_epochs", "total_batch_size"):
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ValueError(f"{key} must be above zero, not {value}")
+        for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be above zero, not {getattr(self, key)}")
+        if not 0 <= self.decay_ratio <= 1:
+            raise ValueError(f"decay_ratio must lie between 0 and 1, not {self.decay_ratio}")
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        self.uses_muon = self.optim == "muon"
+        if self.uses_muon:
+            self.optim = "adamw_torch"  # TrainingArguments refuses names it does not know; the trainer sets Muon
+        self.epochs_wanted = self.num_train_epochs
+        self.num_train_epochs = 1.0  # the trainer sees one pass over an order that already holds every epoch
+        super().__post_init__()
+
+    def fill_rates(self, architecture: Mapping[str, Any]) -> dict[str, float]:
+        """Set the rates that are null from the model's shape; returns all rates that this optimizer uses."""
+        defaults = default_rates(architecture, self.uses_muon)
+        for name, rate in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, rate)
+        return {name: getattr(self, name) for name in defaults}

@@ -1,0 +1,148 @@
+"""What happens beside the training step: samples from fixed prompts, readable progress lines, histograms."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from hfgpt.training.record import RunRecord, read_records
+
+SAMPLES_FILE = "samples.jsonl"
+
+
+class SampleCallback(TrainerCallback):
+    """Continues fixed prompts before the first step, every `every` steps and after the last, into samples.jsonl.
+
+    Greedy, so that no random state is touched and two runs can be compared.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str],
+        folder: Path,
+        record: RunRecord,
+        *,
+        every: int,
+        max_new_tokens: int,
+    ):
+        self.tokenizer, self.prompts, self.record = tokenizer, list(prompts), record
+        self.path = folder / SAMPLES_FILE
+        self.every, self.max_new_tokens = every, max_new_tokens
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.is_world_process_zero:
+            kept = [sample for sample in read_records(self.path) if sample["step"] <= state.global_step]
+            lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in kept]
+            self.path.write_text("".join(lines), encoding="utf-8")
+            if state.global_step == 0 and self.every:
+                self._sample(model, 0)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        due = self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps)
+        if due and state.is_world_process_zero:
+            self._sample(model, state.global_step)
+
+    def _sample(self, model: PreTrainedModel, step: int) -> None:
+        with self.record.paused():
+            completions = continue_prompts(model, self.tokenizer, self.prompts, self.max_new_tokens)
+            with self.path.open("a", encoding="utf-8") as file:
+                for prompt, completion in zip(self.prompts, completions, strict=True):
+                    sample = {"step": step, "prompt": prompt, "completion": completion}
+                    file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+
+def continue_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+) -> list[str]:
+    """Greedy continuation of each prompt, the text after the prompt only; the model's mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    completions = []
+    with torch.no_grad():
+        for prompt in prompts:  # one at a time: padding would be another thing to get right
+            inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+            stop = {t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None}
+            output = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=sorted(stop),
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            new_tokens = output[0, inputs["input_ids"].shape[1] :]
+            completions.append(tokenizer.decode(new_tokens, skip_special_tokens=True))
+    model.train(was_training)
+    return completions
+
+
+class ProgressLines(ProgressCallback):
+    """HF's progress bar, with one readable line where HF prints a dict."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None or not logs:
+            return
+        line = progress_line(state.global_step, state.max_steps, logs)
+        if line:
+            self.training_bar.write(line)
+
+
+def progress_line(step: int, max_steps: int, logs: dict) -> str:
+    """One line of a log record, or "" for records that say nothing new about training."""
+    shown = {
+        "loss": "loss {:.4f}",
+        "eval_loss": "held-out loss {:.4f}",
+        "eval_bits_per_byte": "held-out bits per byte {:.4f}",
+        "grad_norm": "grad norm {:.2f}",
+        "learning_rate": "lr {:.2e}",
+        "tokens": "{:,} tokens",
+        "tokens_per_second": "{:,.0f} tok/s",
+        "mfu": "MFU {:.1%}",
+    }
+    parts = [words.format(logs[name]) for name, words in shown.items() if name in logs]
+    informative = "loss" in logs or "eval_loss" in logs
+    return f"step {step:>{len(str(max_steps))}}/{max_steps} | " + " | ".join(parts) if informative else ""
+
+
+class HistogramCallback(TrainerCallback):
+    """Histograms of every weight and gradient at logging steps, to the trackers in `report_to`."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        step = state.global_step + 1
+        if state.is_world_process_zero and step % max(1, math.ceil(state.logging_steps)) == 0:
+            tensors = {}
+            for name, parameter in model.named_parameters():
+                tensors[f"weights/{name}"] = parameter.detach()
+                if parameter.grad is not None:
+                    tensors[f"gradients/{name}"] = parameter.grad
+            for tracker in args.report_to:
+                _REPORTERS[tracker](self, {name: t.float().cpu() for name, t in tensors.items()}, step, args)
+
+    def _tensorboard(self, tensors, step, args):
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(Path(args.output_dir) / "runs" / "histograms")) as writer:
+            for name, tensor in tensors.items():
+                writer.add_histogram(name, tensor, step)
+
+    def _wandb(self, tensors, step, args):
+        import wandb
+
+        wandb.log({name: wandb.Histogram(tensor) for name, tensor in tensors.items()}, commit=False)
+
+    def _trackio(self, tensors, step, args):
+        import trackio
+
+        trackio.log({name: trackio.Histogram(tensor.numpy()) for name, tensor in tensors.items()}, step=step)
+
+
+_REPORTERS = {
+    "tensorboard": HistogramCallback._tensorboard,
+    "wandb": HistogramCallback._wandb,
+    "trackio": HistogramCallback._trackio,
+}

@@ -1,0 +1,161 @@
+"""The plan of a run: how large the model is, how long it trains and why, as numbers and as text. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hfgpt.errors import UserError
+from hfgpt.training.budget import (
+    DEPTH_SERIES_RATIO,
+    BatchPlan,
+    Length,
+    ParameterCount,
+    count_parameters,
+    default_batch_tokens,
+    flops_per_token,
+    plan_batch,
+    scaling_parameters,
+    state_bytes,
+    steps_by_method,
+)
+from hfgpt.training.rates import default_rates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every number that a stage derives before its first step."""
+
+    architecture: Mapping[str, Any]
+    parameters: ParameterCount
+    flops_per_token: int
+    batch: BatchPlan
+    lengths: list[Length]
+    train_rows: int | None
+    optimizer: str
+    rates: Mapping[str, float]
+
+    @property
+    def length(self) -> Length:
+        return self.lengths[0]
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of the run; UserError while they depend on data that is not prepared."""
+        if self.length.steps is None:
+            raise UserError("num_train_epochs needs the number of rows: prepare the data first (hfgpt data prepare).")
+        return self.length.steps
+
+    @property
+    def total_tokens(self) -> int:
+        return self.max_steps * self.batch.tokens_per_step
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON values: tokens, FLOPs and bytes as plain numbers."""
+        known = self.length.steps is not None
+        return {
+            "parameters": asdict(self.parameters) | {"total": self.parameters.total},
+            "scaling_parameters": scaling_parameters(self.architecture),
+            "flops_per_token": self.flops_per_token,
+            "max_length": self.batch.max_length,
+            "per_device_batch_size": self.batch.per_device_batch_size,
+            "num_processes": self.batch.num_processes,
+            "grad_accum_steps": self.batch.grad_accum_steps,
+            "tokens_per_step": self.batch.tokens_per_step,
+            "lengths": [asdict(length) for length in self.lengths],
+            "steps": self.length.steps,
+            "tokens": self.total_tokens if known else None,
+            "flops": self.total_tokens * self.flops_per_token if known else None,
+            "train_rows": self.train_rows,
+            "optimizer": self.optimizer,
+            "rates": dict(self.rates),
+            "state_bytes": state_bytes(self.parameters, self.optimizer),
+        }
+
+    def as_text(self) -> str:
+        """The plan as a few lines for a person."""
+        a, b, p = self.architecture, self.batch, self.parameters
+        groups = " + ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(p).items() if count)
+        memory = state_bytes(p, self.optimizer)
+        lines = [
+            f"model       {a['num_hidden_layers']} layers, {a['hidden_size']} wide, {a['num_attention_heads']} heads "
+            f"of {a['head_dim']}, vocabulary {a['vocab_size']:,}, context {b.max_length:,}",
+            f"parameters  {p.total:,} = {groups}",
+            f"memory      {sum(memory.values()) / 2**30:.2f} GiB for weights, gradients and optimizer state in "
+            "float32 on one process; activations come on top",
+            f"FLOPs       {self.flops_per_token:,} for one token, forward and backward",
+            f"batch       {b.max_length:,} x {b.per_device_batch_size} rows x {b.num_processes} process(es) x "
+            f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step",
+        ]
+        for i, length in enumerate(self.lengths):
+            lines.append(f"{'length' if i == 0 else '':<11} {self._length_line(length)}")
+        rates = ", ".join(f"{name.removesuffix('_rate').replace('_', ' ')} {r:.3g}" for name, r in self.rates.items())
+        lines.append(f"optimizer   {self.optimizer}: {rates}")
+        return "\n".join(lines)
+
+    def _length_line(self, length: Length) -> str:
+        used = "used" if length is self.length else "not used"
+        if length.steps is None:
+            return f"{length.by}: known when the data is prepared ({used})"
+        tokens = length.steps * self.batch.tokens_per_step
+        epochs = f", {length.steps * self.batch.rows_per_step / self.train_rows:.2f} epochs" if self.train_rows else ""
+        ratio = tokens / scaling_parameters(self.architecture)
+        return (
+            f"{length.by}: {length.steps:,} steps, {tokens:,} tokens ({ratio:.1f} per block and head parameter), "
+            f"{tokens * self.flops_per_token:.2e} FLOPs{epochs} ({used})"
+        )
+
+
+def make_plan(
+    architecture: Mapping[str, Any],
+    *,
+    depth: int | None,
+    optimizer: str,
+    max_length: int,
+    per_device_batch_size: int,
+    num_processes: int,
+    grad_accum_steps: int = 1,
+    total_batch_size: int | None = None,
+    max_steps: int | None = None,
+    target_flops: float | None = None,
+    target_param_data_ratio: float | None = None,
+    num_train_epochs: float | None = None,
+    train_rows: int | None = None,
+    rates: Mapping[str, float | None] | None = None,
+) -> Plan:
+    """Derive batch and length. With `depth` set, a length and a batch that nobody gave come from the dial.
+
+    Raises UserError for a batch that cannot be divided, and where no length is set at all.
+    """
+    no_length = not (max_steps and max_steps > 0 or target_flops or target_param_data_ratio or num_train_epochs)
+    if no_length:
+        if depth is None:
+            raise UserError(
+                "no length is set: give max_steps, target_flops, target_param_data_ratio or num_train_epochs."
+            )
+        target_param_data_ratio = DEPTH_SERIES_RATIO
+    if depth is not None and total_batch_size is None and grad_accum_steps == 1:
+        one_pass = max_length * per_device_batch_size * num_processes
+        ratio = target_param_data_ratio or DEPTH_SERIES_RATIO
+        wanted = default_batch_tokens(ratio * scaling_parameters(architecture))
+        total_batch_size = max(1, round(wanted / one_pass)) * one_pass
+    batch = plan_batch(total_batch_size, max_length, per_device_batch_size, num_processes, grad_accum_steps)
+    lengths = steps_by_method(
+        architecture,
+        batch,
+        max_steps=max_steps,
+        target_flops=target_flops,
+        target_param_data_ratio=target_param_data_ratio,
+        num_train_epochs=num_train_epochs,
+        train_rows=train_rows,
+    )
+    return Plan(
+        architecture,
+        count_parameters(architecture),
+        flops_per_token(architecture, max_length),
+        batch,
+        lengths,
+        train_rows,
+        optimizer,
+        default_rates(architecture, optimizer == "muon")
+        | {name: rate for name, rate in (rates or {}).items() if rate is not None},
+    )

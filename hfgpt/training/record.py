@@ -1,0 +1,116 @@
+"""metrics.jsonl: one JSON object a record, appended while a run lives and cut back to the resumed step on resume.
+
+Also keeps the clock of a run: seconds of training, without evaluations, samples and saves.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunRecord:
+    """Writes a run's metrics and turns steps into tokens, FLOPs and seconds.
+
+    `peak_flops` is the dense peak of all devices together, None where it is unknown (then no MFU is written).
+    Only the process that is given `write=True` touches the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tokens_per_step: int,
+        flops_per_token: float,
+        rows_per_epoch: float | None,
+        rows_per_step: int,
+        peak_flops: float | None = None,
+        write: bool = True,
+    ):
+        self.path = folder / METRICS_FILE
+        self.tokens_per_step = tokens_per_step
+        self.flops_per_token = flops_per_token
+        self.rows_per_epoch = rows_per_epoch
+        self.rows_per_step = rows_per_step
+        self.peak_flops = peak_flops
+        self.write = write
+        self.seconds = 0.0
+        self._running_since: float | None = None
+        self._last_speed = (0, 0.0)  # step and seconds of the record before
+
+    def start(self, step: int) -> None:
+        """Begin, or go on after `step`: records of later steps are dropped, the clock goes on from the last one."""
+        kept = [record for record in read_records(self.path) if record["step"] <= step]
+        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        self._last_speed = (step, self.seconds)
+        if self.write:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            temporary.replace(self.path)
+        self._running_since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside does not count as training."""
+        was_running = self._running_since is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if was_running:
+                self._running_since = time.perf_counter()
+
+    def stop(self) -> None:
+        if self._running_since is not None:
+            self.seconds += time.perf_counter() - self._running_since
+            self._running_since = None
+
+    def elapsed(self) -> float:
+        """Seconds of training until now."""
+        running = time.perf_counter() - self._running_since if self._running_since is not None else 0.0
+        return self.seconds + running
+
+    def speed(self, step: int) -> dict[str, float]:
+        """tokens_per_second since the call before and, where the peak is known, mfu."""
+        seconds = self.elapsed()
+        last_step, last_seconds = self._last_speed
+        self._last_speed = (step, seconds)
+        if step <= last_step or seconds <= last_seconds:
+            return {}
+        rate = (step - last_step) * self.tokens_per_step / (seconds - last_seconds)
+        mfu = {"mfu": rate * self.flops_per_token / self.peak_flops} if self.peak_flops else {}
+        return {"tokens_per_second": rate, **mfu}
+
+    def append(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Write one record: the step with its tokens, FLOPs, seconds and epoch, then `values`."""
+        tokens = step * self.tokens_per_step
+        record: dict[str, Any] = {
+            "step": step,
+            "tokens": tokens,
+            "flops": tokens * self.flops_per_token,
+            "seconds": round(self.elapsed(), 3),
+        }
+        if self.rows_per_epoch:
+            record["epoch"] = round(step * self.rows_per_step / self.rows_per_epoch, 4)
+        record.update(values)
+        if self.write:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        return record
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON-lines file in order; none where there is no file. A torn last line is dropped."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

@@ -1,0 +1,30 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # the Hub's stand-in speaks plain HTTP and LFS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real corpora kept beside the checkout (never committed); tests that need them skip where they are absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real corpora are not beside this checkout (../shared/data)")
+    return folder
+
+
+@pytest.fixture
+def hub_server():
+    """The Hub's stand-in over real HTTP (hub_server.py): `.url`, `.env(tmp_path)`, `.add_dataset`, `.faults`."""
+    from hub_server import HubServer
+
+    with HubServer() as hub:
+        yield hub

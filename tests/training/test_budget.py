@@ -1,0 +1,89 @@
+"""The arithmetic of parameters, FLOPs and steps agrees with the model itself and with sums done by hand."""
+
+import pytest
+import torch
+
+from hfgpt.arguments import ModelArguments
+from hfgpt.errors import UserError
+from hfgpt.model import GPTConfig, GPTForCausalLM
+from hfgpt.model.from_recipe import architecture_of
+from hfgpt.training.budget import count_parameters, flops_per_token, plan_batch, scaling_parameters
+from hfgpt.training.plan import make_plan
+
+SHAPES = {
+    "d4": ModelArguments(depth=4),
+    "d5, one value embedding more": ModelArguments(depth=5),
+    "gpt2": ModelArguments(preset="gpt2"),
+    "gpt2, untied, without biases": ModelArguments(tie_word_embeddings=False, attention_bias=False, mlp_bias=False),
+    "llama-like": ModelArguments(
+        depth=4, mlp_type="swiglu", norm_weight=True, num_key_value_heads=2, value_embeddings=False
+    ),
+    "kan": ModelArguments(depth=2, linear_type="kan"),
+    "layer norms without weights": ModelArguments(preset="gpt2", norm_weight=False, qk_norm=True),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parameters_are_counted_exactly(shape):
+    architecture = architecture_of(SHAPES[shape], vocab_size=1000, max_length=256)
+    with torch.device("meta"):
+        model = GPTForCausalLM(GPTConfig(**architecture))
+    assert count_parameters(architecture).total == sum(p.numel() for p in model.parameters())
+
+
+def test_flops_count_windows_and_the_head():
+    architecture = architecture_of(ModelArguments(depth=4), vocab_size=1000, max_length=2048)
+    assert architecture["layer_types"] == ["sliding_attention"] * 3 + ["full_attention"]
+    attention = 12 * 256 * (3 * 512 + 2048)  # heads x head_dim = 256
+    assert flops_per_token(architecture, 2048) == 6 * scaling_parameters(architecture) + attention
+
+
+def test_accumulation_follows_from_the_total_batch_size():
+    batch = plan_batch(65_536, max_length=256, per_device=8, num_processes=4)
+    assert (batch.grad_accum_steps, batch.tokens_per_step, batch.rows_per_step) == (8, 65_536, 256)
+
+
+def test_an_impossible_batch_names_the_nearest_possible():
+    with pytest.raises(UserError, match=r"nearest possible: 8,192 or 16,384"):
+        plan_batch(10_000, max_length=1024, per_device=8, num_processes=1)
+    with pytest.raises(UserError, match=r"nearest possible: 8,192\."):
+        plan_batch(100, max_length=1024, per_device=8, num_processes=1)
+
+
+def plan_of(**lengths):
+    architecture = architecture_of(ModelArguments(preset="gpt2"), vocab_size=50_257, max_length=1024)
+    return make_plan(
+        architecture,
+        depth=None,
+        optimizer="adamw_torch",
+        max_length=1024,
+        per_device_batch_size=8,
+        num_processes=1,
+        **lengths,
+    )
+
+
+def test_the_first_length_that_is_set_wins_and_the_others_are_shown():
+    plan = plan_of(num_train_epochs=2, target_param_data_ratio=20, target_flops=1e15, train_rows=800)
+    assert [length.by for length in plan.lengths] == ["target_flops", "target_param_data_ratio", "num_train_epochs"]
+    assert plan.max_steps == round(1e15 / (plan.flops_per_token * 8192))
+    assert plan.lengths[2].steps == 200
+    assert plan_of(max_steps=7, target_flops=1e15).max_steps == 7
+
+
+def test_a_run_without_a_length_is_refused_unless_depth_gives_one():
+    with pytest.raises(UserError, match="no length is set"):
+        plan_of()
+    architecture = architecture_of(ModelArguments(depth=12), vocab_size=32_768, max_length=2048)
+    plan = make_plan(
+        architecture, depth=12, optimizer="muon", max_length=2048, per_device_batch_size=16, num_processes=1
+    )
+    assert plan.length.by == "target_param_data_ratio"
+    assert plan.batch.tokens_per_step == 524_288  # nanochat's d12 batch
+
+
+def test_impossible_shapes_are_refused_in_one_sentence():
+    with pytest.raises(UserError, match="exclude each other"):
+        architecture_of(ModelArguments(depth=4, preset="gpt2"), 1000, 256)
+    with pytest.raises(UserError, match="section model: .*num_key_value_heads"):
+        architecture_of(ModelArguments(depth=4, num_key_value_heads=3), 1000, 256)

@@ -1,0 +1,120 @@
+"""Muon orthogonalises, AdamW is AdamW, every parameter is trained once, and state survives a round trip."""
+
+import copy
+
+import pytest
+import torch
+
+from hfgpt.model import GPTConfig, GPTForCausalLM
+from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, orthogonalize, parameter_groups
+from hfgpt.training.schedules import warmup_stable_decay
+
+RATES = {
+    "learning_rate": 0.02,
+    "embedding_learning_rate": 0.1,
+    "head_learning_rate": 0.01,
+    "scalar_learning_rate": 0.01,
+}
+
+
+def small_model(**overrides) -> GPTForCausalLM:
+    torch.manual_seed(0)
+    return GPTForCausalLM(GPTConfig.from_depth(2, vocab_size=64, max_position_embeddings=32, **overrides))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (2, 96, 32), (2, 32, 96)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    spread = torch.logspace(-1.5, 0, min(shape[1:]))  # a condition number of about 30
+    singular_values = torch.linalg.svdvals(orthogonalize(left * spread @ right))
+    assert singular_values.min() > 0.6 and singular_values.max() < 1.25
+
+
+def test_stacking_matrices_of_one_shape_changes_nothing():
+    torch.manual_seed(0)
+    stack = torch.randn(4, 48, 32)
+    for alone, together in zip(stack, orthogonalize(stack), strict=True):
+        assert torch.allclose(orthogonalize(alone[None])[0], together, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_parameter_is_in_exactly_one_group(tied):
+    model = small_model(tie_word_embeddings=tied)
+    groups = parameter_groups(model, **RATES)
+    members = [id(p) for group in groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in model.parameters())
+    by_name = {group["name"]: group for group in groups}
+    assert ("head" in by_name) is not tied
+    assert all(p.ndim == 2 for p in by_name["matrices"]["params"])
+    assert {p.numel() for p in by_name["scalars"]["params"]} == {1}  # residual scalars, not embeddings
+
+
+def test_adamw_groups_follow_torchs_adamw():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Parameter(torch.randn(5, 3)), torch.nn.Parameter(torch.zeros(5, 3))
+    theirs.data.copy_(ours.data)
+    options = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    first = MuonAdamW([{"params": [ours], "kind": "adamw", **options}])
+    second = torch.optim.AdamW([theirs], **options)
+    for _ in range(20):
+        gradient = torch.randn(5, 3)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        first.step()
+        second.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_run_continued_from_its_state_dict_is_bit_identical():
+    def steps(model, optimizer, seeds):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            ids = torch.randint(0, 64, (2, 32))
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model = small_model()
+    optimizer = MuonAdamWFactory()(model, **RATES)
+    steps(model, optimizer, range(3))
+    other = copy.deepcopy(model)
+    restored = MuonAdamWFactory()(other, **RATES)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(model, optimizer, range(3, 6))
+    steps(other, restored, range(3, 6))
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_muon_learns_faster_than_it_forgets():
+    model = small_model()
+    optimizer = MuonAdamWFactory()(model, **RATES)
+    torch.manual_seed(1)
+    ids = torch.randint(0, 64, (4, 32))
+    losses = []
+    for _ in range(30):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[0] > 4 and losses[-1] < 0.5
+
+
+def test_muon_refuses_vectors():
+    with pytest.raises(ValueError, match="2-D"):
+        MuonAdamW([{"params": [torch.nn.Parameter(torch.zeros(3))], "kind": "muon"}])
+
+
+def test_warmup_stable_decay_starts_above_zero_and_ends_at_its_floor():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = warmup_stable_decay(optimizer, warmup_steps=4, decay_steps=10, total_steps=20, min_lr_ratio=0.1)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[10] == 1.0
+    assert rates[19] == pytest.approx(0.1 + 0.9 * 0.1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
