@@ -40,6 +40,7 @@ def seconds(encode: Callable[[], list]) -> float:
 
 def main() -> None:
     arguments = parse_arguments()
+    load = os.getloadavg()[0]
     os.environ["RAYON_NUM_THREADS"] = str(max(THREADS))
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in arguments.text]
     documents = [
@@ -96,8 +97,9 @@ The ids are equal in every document. `encode_batch_fast` is timed without taking
 Training the tokenizer on this text took {training:.1f} s; building an encoder, with its check against the reference, \
 {construction:.1f} s (once: worker processes get it pickled).
 
-Machine: {platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},
-{packages}.
+Machine: {platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, \
+{packages};
+load average {load:.1f} when it started (what else ran took its share from both).
 """
     Path(__file__).with_suffix(".md").write_text(report, encoding="utf-8")
     print(report)

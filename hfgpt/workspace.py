@@ -38,6 +38,13 @@ def workspace(recipe: Recipe, stage: str) -> Workspace:
     return Workspace(tokenizer=shared("tokenizer"), data=shared("data"), stage=folder)
 
 
+def start_stage(folder: Path, recipe: Recipe) -> None:
+    """Make the stage's folder, no longer complete if it was, with the recipe as it is run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FINAL_METRICS).unlink(missing_ok=True)
+    (folder / RECIPE_FILE).write_text(recipe.as_text(), encoding="utf-8")
+
+
 def stage_before(recipe: Recipe, stage: str) -> Path | None:
     """Folder of the nearest earlier stage that the recipe names; None for the first."""
     named = [s for s in STAGES[: STAGES.index(stage)] if s in recipe.sections]

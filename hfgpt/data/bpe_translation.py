@@ -134,7 +134,7 @@ _PATTERN_ITEM = re.compile(
 
 def _translated(pattern: str) -> str:
     """`pattern` for tiktoken's engine, every character class spelled out as the code points that tokenizers' engine
-    sees in it: the two know different versions of Unicode."""
+    sees in it: the two may know different versions of Unicode."""
     translated, position, inside_brackets = [], 0, False
     while position < len(pattern):
         item = _PATTERN_ITEM.match(pattern, position)

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from hfgpt.data.bpe_translation import NotExpressible, TiktokenForm, tiktoken_form
-from hfgpt.data.tokenizer import load_tokenizer, well_formed
+from hfgpt.data.tokenizer import GENERIC_CLASSES, load_tokenizer, well_formed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -162,7 +162,7 @@ def _backend(tokenizer: "PreTrainedTokenizerFast | Tokenizer | str | Path") -> T
     config, backend = Path(tokenizer, "tokenizer_config.json"), Path(tokenizer, "tokenizer.json")
     if config.is_file() and backend.is_file():
         tokenizer_class = json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class")
-        if tokenizer_class in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        if tokenizer_class in GENERIC_CLASSES:
             return Tokenizer.from_file(str(backend))
     return load_tokenizer(tokenizer, add_chat_tokens=False).backend_tokenizer
 

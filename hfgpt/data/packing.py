@@ -34,7 +34,7 @@ def pack_documents(documents: Sequence[np.ndarray], max_length: int, bos_token_i
     Best-fit: a row takes the longest piece that fits until it is full. A document longer than a row first gives
     full rows. Where nothing fits, the shortest document is cut at the row's end and its rest goes back into the
     pool behind a BOS of its own. The shortest, because all tokens of a rest have lost the context before the cut:
-    0.12% of C4's tokens in rows of 2048, against 9.7% if the longest is cut (benchmarks/data_preparation.md). A gap
+    0.2% of C4's tokens in rows of 2048, against 13% if the longest is cut (benchmarks/data_preparation.md). A gap
     of one token is closed by a lone BOS. Only what remains once the pool holds less than a row is dropped. Best fit
     uses up long documents first, so the rows are put in a pseudo-random order, the same every time: a
     prefix of them is then a fair sample. O(n log n) in the documents.

@@ -8,8 +8,8 @@ from pathlib import Path
 from hfgpt.data.unpacking import lines_of, text_blocks
 
 WHOLE_FILE_BYTES = 64 * 1024  # separator auto: a .txt file up to this size is one document
-# ... and a longer one is cut into about this many, within these sizes: enough that some can be held out, and as long as
-# that allows.
+# ... and a longer one is cut into about this many, within these sizes: enough that some can be held out, and as long
+# as that allows.
 CUTS_PER_FILE = 256
 CUT_CHARS = (4 * 1024, 64 * 1024)
 

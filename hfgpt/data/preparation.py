@@ -106,7 +106,9 @@ def _prepare_missing(plan: PreparationPlan, num_proc: int) -> None:
     pace = {"delay": 1, "mininterval": 0.5} if sys.stderr.isatty() else {"delay": 30, "mininterval": 30}
     threshold = plan.settings.max_train_rows
     total = threshold * plan.settings.max_length if threshold is not None else None
-    done = _Completion(plan)
+    done = Completion(plan)
+    if done.is_enough:
+        return
     with tqdm(desc="preparing", unit=" tokens", unit_scale=True, total=total, **pace) as progress:
         for _ in _work(plan, num_proc, done):
             done.look()
@@ -117,26 +119,30 @@ def _prepare_missing(plan: PreparationPlan, num_proc: int) -> None:
                 return
 
 
-def _work(plan: PreparationPlan, num_proc: int, done: "_Completion") -> Iterator[None]:
+def _work(plan: PreparationPlan, num_proc: int, done: "Completion") -> Iterator[None]:
     """Prepares missing shards, yielding whenever something may have been completed."""
-    if done.missing and not done.is_enough:
-        encode = BulkEncoder(plan.tokenizer_folder, num_threads=num_proc).encode
-        start = time.monotonic()
-        for index in list(done.missing):
-            for _ in prepare_shard(plan.folder, index, plan.shards[index], encode, plan.settings):
-                yield
-                if num_proc > 1 and time.monotonic() - start > _ALONE_SECONDS:
-                    break
-            if num_proc > 1 and time.monotonic() - start > _ALONE_SECONDS:
+    start = time.monotonic()
+
+    def is_time_for_workers() -> bool:
+        return min(num_proc, len(done.missing)) > 1 and time.monotonic() - start > _ALONE_SECONDS
+
+    encoder = BulkEncoder(plan.tokenizer_folder, num_threads=num_proc)
+    for index in list(done.missing):
+        for _ in prepare_shard(plan.folder, index, plan.shards[index], encoder.encode, plan.settings):
+            yield
+            if is_time_for_workers():
                 break
+        if is_time_for_workers():
+            break
     done.look()
-    if done.missing and not done.is_enough:
+    if done.missing:
         num_workers = min(num_proc, len(done.missing))
-        job = Job(plan.folder, plan.tokenizer_folder, plan.settings, num_threads=num_proc // num_workers)
+        encoder.num_threads = num_proc // num_workers
+        job = Job(plan.folder, plan.settings, encoder)
         yield from prepare_shards(job, [(index, plan.shards[index]) for index in done.missing], num_workers)
 
 
-class _Completion:
+class Completion:
     """What of a plan is complete on disk."""
 
     def __init__(self, plan: PreparationPlan):
@@ -164,12 +170,11 @@ class _Completion:
 
     @property
     def is_enough(self) -> bool:
-        """Whether blocks that are complete without a gap hold all the training rows that are wanted."""
+        """Whether every shard is complete, or the complete blocks before the first gap hold all rows wanted."""
+        if not self.missing:
+            return True
         limit = self.plan.settings.max_train_rows
-        if limit is None:
-            return not self.missing
-        up_to = self.missing[0] + 1 if self.missing else len(self._rows)
-        return sum(self._rows[:up_to]) >= limit
+        return limit is not None and sum(self._rows[: self.missing[0] + 1]) >= limit
 
 
 def _num_cores() -> int:

@@ -15,7 +15,7 @@ class OrderedRows(TorchDataset):
 
     `rows` is a `datasets.Dataset` with a column `input_ids` of rows of one length; without `seed` it is
     read in its own order, over and over. Read it with a sequential sampler. Rows are copied straight from
-    the memory map: `datasets`' own indexing takes 20 times as long.
+    the memory map: `datasets`' own indexing of 32 x 2048 tokens takes 20 times as long.
     """
 
     def __init__(self, rows: Dataset, seed: int | None, total_rows: int):

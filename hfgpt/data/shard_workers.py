@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfgpt.data.blocks import BlockSettings
+from hfgpt.data.bulk_encoding import BulkEncoder
 from hfgpt.data.documents import SourceShard
+from hfgpt.data.shard_task import prepare_shard
 from hfgpt.errors import UserError
 
 _TICK_SECONDS = 0.5
@@ -32,9 +34,8 @@ class Job:
     """What all workers of one preparation share."""
 
     folder: Path
-    tokenizer_folder: Path
     settings: BlockSettings
-    num_threads: int  # of the encoder in each worker
+    encoder: BulkEncoder  # pickled, it need not find out anew how to encode
 
 
 def prepare_shards(job: Job, shards: Iterable[tuple[int, SourceShard]], num_workers: int) -> Iterator[None]:
@@ -74,18 +75,22 @@ class _Worker:
     def __init__(self, job: Job):
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        # No threads but the encoder's own, or num_workers x cores of them would stand in each other's way.
+        threads = {"RAYON_NUM_THREADS": str(job.encoder.num_threads), "OMP_NUM_THREADS": "1"}
+        self._job: Job | None = job
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hfgpt.data.shard_workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # No threads but the encoder's own, or num_workers x cores of them would stand in each other's way.
-            env=os.environ | {"PYTHONPATH": path, "RAYON_NUM_THREADS": str(job.num_threads), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": path} | threads,
         )
-        self._send(job)
 
     def prepare(self, index: int, shard: SourceShard) -> None:
         assert self.process.stdout is not None
         try:
+            if self._job is not None:  # not before, or processes would wait for each other to start
+                self._send(self._job)
+                self._job = None
             self._send((index, shard))
             error, details = pickle.load(self.process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -122,9 +127,6 @@ def _workers(job: Job, num_workers: int) -> Iterator[list[_Worker]]:
 
 def _work() -> None:
     """The worker's life."""
-    from hfgpt.data.bulk_encoding import BulkEncoder
-    from hfgpt.data.shard_task import prepare_shard
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to standard error
@@ -139,11 +141,10 @@ def _work() -> None:
             os._exit(0)
 
     threading.Thread(target=receive, daemon=True).start()
-    encode = BulkEncoder(job.tokenizer_folder, num_threads=job.num_threads).encode
     while True:
         index, shard = tasks.get()
         try:
-            for _ in prepare_shard(job.folder, index, shard, encode, job.settings):
+            for _ in prepare_shard(job.folder, index, shard, job.encoder.encode, job.settings):
                 pass
             answer = ("", "")
         except UserError as error:

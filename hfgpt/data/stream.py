@@ -41,7 +41,8 @@ class _Place:
 class StreamedRows(IterableDataset):
     """`total_rows` packed rows (None: without end), each {"input_ids": (max_length,)}, from section `data`.
 
-    Held-out documents never come up. A window of `data.shuffle_window` rows (an epoch's last may be shorter) is
+    The first one comes when a block is packed: a smaller `data.shard_size` starts sooner. Held-out documents never
+    come up. A window of `data.shuffle_window` rows (an epoch's last may be shorter) is
     shuffled as a whole while a thread tokenizes the next one, so the loader needs no process of its own:
     `num_workers` 0 or 1. In distributed training one process reads and hands the rows out, which is
     accelerate's default for streams. Raises UserError if an epoch has not a single row.

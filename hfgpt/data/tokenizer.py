@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 BOS, PAD, END = "<|bos|>", "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = (BOS, PAD, "<|system|>", "<|user|>", "<|assistant|>", END, "<|tool|>", "<|python|>", "<|output|>")
 
+# Names under which transformers saves a tokenizer that is all in its tokenizer.json.
+GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
 # GPT-4's split pattern (cl100k_base in tiktoken's openai_public.py) with nanochat's one change, digits in groups of
 # at most two: a vocabulary of 32k has no room for all thousand groups of three.
 SPLIT_PATTERN = (
@@ -162,6 +165,7 @@ def load_tokenizer(name_or_path: str | Path, add_chat_tokens: bool = True) -> Pr
 
 def _existing_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     folder = Path(name_or_path).expanduser()
     is_path = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
@@ -174,9 +178,15 @@ def _existing_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
         raise UserError(
             f"The folder {name_or_path} holds no tokenizer: it lacks tokenizer.json, or vocab.json and merges.txt."
         )
+    source = str(folder) if is_path else name_or_path
     try:
-        loader = GPT2Tokenizer if bare_gpt2 else AutoTokenizer
-        tokenizer = loader.from_pretrained(folder if is_path else name_or_path)
+        if bare_gpt2:
+            tokenizer = GPT2Tokenizer.from_pretrained(source)
+        elif get_tokenizer_config(source).get("tokenizer_class") in GENERIC_CLASSES:
+            # AutoTokenizer would look at a model's config beside it, and ask about the code that comes with it.
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -3,10 +3,11 @@ settings."""
 
 import dataclasses
 import json
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments import DataArguments, TokenizerArguments
 from hfgpt.data.documents import source_shards
@@ -40,7 +41,7 @@ def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder:
             made.save_pretrained(aside)
             (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
             aside.rename(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTrainedTokenizerFast:
@@ -49,7 +50,13 @@ def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTra
         return load_tokenizer(tokenizer.name_or_path, tokenizer.add_chat_tokens)
     documents = (text for shard in source_shards(data) for text in shard.documents())
     training = (text for text in documents if not is_validation(text, data.validation_fraction))
-    texts = texts_for_training(training, tokenizer.max_train_bytes, tokenizer.max_bytes_per_document)
+    first = next(training, None)
+    if first is None:
+        raise UserError(
+            f"{data.data_path or data.dataset} has no document to train on: each is empty, null, or held out by "
+            f"data.validation_fraction {data.validation_fraction}."
+        )
+    texts = texts_for_training(chain([first], training), tokenizer.max_train_bytes, tokenizer.max_bytes_per_document)
     return train_tokenizer(texts, tokenizer.vocab_size)
 
 
@@ -70,6 +77,6 @@ def _check_settings(folder: Path, wanted: dict) -> None:
         for key in sorted(a.keys() | b.keys()):
             if a.get(key) != b.get(key):
                 raise UserError(
-                    f"the tokenizer in {folder} was made with {section}.{key} {a.get(key)!r}, not {b.get(key)!r}: remove "
-                    "that folder to make a new one, or choose another --output_root."
+                    f"the tokenizer in {folder} was made with {section}.{key} {a.get(key)!r}, not {b.get(key)!r}: "
+                    "remove that folder to make a new one, or choose another --output_root."
                 )

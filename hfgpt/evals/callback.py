@@ -29,7 +29,7 @@ class EvalTasksCallback(TrainerCallback):
     ):
         self.tokenizer, self.tasks, self.record = tokenizer, tasks, record
         self.path = folder / EVALS_FILE
-        self.options = {"limit": limit, "batch_size": batch_size, "metadata": metadata}
+        self.limit, self.batch_size, self.metadata = limit, batch_size, metadata
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.is_world_process_zero:
@@ -44,7 +44,14 @@ class EvalTasksCallback(TrainerCallback):
 
     def _score(self, model, state) -> None:
         with self.record.paused():
-            results = evaluate_tasks(model, self.tokenizer, self.tasks, **self.options)
+            results = evaluate_tasks(
+                model,
+                self.tokenizer,
+                self.tasks,
+                limit=self.limit,
+                batch_size=self.batch_size,
+                metadata=self.metadata,
+            )
         if state.is_world_process_zero:
             entry = {"step": state.global_step, "tokens": state.global_step * self.record.tokens_per_step}
             with self.path.open("a", encoding="utf-8") as file:

@@ -44,6 +44,9 @@ class GPTConfig(Architecture, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.resolve()
+        # Of the class in transformers; here they depend on the switches. Never written to config.json.
+        self.base_model_tp_plan = self._tensor_parallel_plan()  # type: ignore[misc]
+        self.base_model_pp_plan = self._pipeline_parallel_plan()  # type: ignore[misc, assignment]
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -71,8 +74,7 @@ class GPTConfig(Architecture, PreTrainedConfig):
         architecture = {name: value for name, value in overrides.items() if name in keys}
         return architecture, {name: value for name, value in overrides.items() if name in others}
 
-    @property
-    def base_model_tp_plan(self) -> dict[str, str] | None:  # type: ignore[override]
+    def _tensor_parallel_plan(self) -> dict[str, str] | None:
         """How to cut each linear over devices, or None where a switch cannot be cut."""
         if self.value_embeddings or self.linear_type == "kan":
             return None
@@ -82,8 +84,7 @@ class GPTConfig(Architecture, PreTrainedConfig):
         cuts |= {"self_attn.o_proj": "rowwise", "mlp.down_proj": "rowwise"}
         return {f"layers.*.{name}": cut for name, cut in cuts.items()}
 
-    @property
-    def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:  # type: ignore[override]
+    def _pipeline_parallel_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:
         """What flows between stages, or None where a later stage would need the embedding again."""
         if self.position_embedding_type == "learned" or self.embedding_norm:
             return None

@@ -54,7 +54,7 @@ class GPTNorm(nn.Module):
 
 class GPTKANLinear(nn.Module):
     """A Kolmogorov-Arnold linear: y = base(silu(x)) + spline(phi(norm(x))), phi being `kan_grid_size` Gaussian bumps
-    on [-2, 2] for every input. FastKAN (Li 2024, arXiv:2405.06721); both branches are plain matrices."""
+    on [-2, 2] for every input, centred. FastKAN (Li 2024, arXiv:2405.06721); both branches are plain matrices."""
 
     def __init__(self, config: GPTConfig, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
@@ -71,7 +71,10 @@ class GPTKANLinear(nn.Module):
         centers = torch.linspace(-2.0, 2.0, self.grid_size, device=inputs.device, dtype=normed.dtype)
         width = 4.0 / (self.grid_size - 1)
         bumps = torch.exp(-(((normed.unsqueeze(-1) - centers) / width) ** 2))  # (..., in_features, grid)
-        return self.base(F.silu(inputs)) + self.spline(bumps.flatten(-2))
+        # Less their mean over a standard normal input: else a fresh layer adds one large vector to every token, and
+        # a GPT-2 shape hardly learns.
+        means = torch.exp(-(centers**2) / (width**2 + 2)) / math.sqrt(1 + 2 / width**2)
+        return self.base(F.silu(inputs)) + self.spline((bumps - means).flatten(-2))
 
 
 def block_linear(config: GPTConfig, in_features: int, out_features: int, bias: bool) -> nn.Module:

@@ -1,7 +1,9 @@
 """Plots of a run as PNG files, from its metrics.jsonl alone."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hfgpt.training.record import METRICS_FILE, read_records
 
@@ -20,14 +22,13 @@ def plot_loss(folder: Path, bytes_per_token: float | None = None, title: str | N
 
     records = read_records(folder / METRICS_FILE)
     figure, axis = plt.subplots(figsize=(8, 4.5), dpi=130, layout="constrained")
-    for name, words, style in (
-        ("loss", "training", {"color": "#4c72b0", "linewidth": 1.4}),
-        ("val_loss", "held out", {"color": "#dd8452", "linewidth": 1.8, "marker": "o", "markersize": 4}),
-    ):
+    curves = (("loss", "training", "#4c72b0", ""), ("val_loss", "held out", "#dd8452", "o"))
+    for name, words, color, marker in curves:
         points = [(record["tokens"], record[name]) for record in records if name in record]
         if points:
             tokens, losses = zip(*points, strict=True)
-            axis.plot(tokens, losses, label=f"{words}, last {losses[-1]:.3f}", **style)
+            label = f"{words}, last {losses[-1]:.3f}"
+            axis.plot(tokens, losses, label=label, color=color, marker=marker, markersize=4, linewidth=1.6)
     axis.set_xlabel("tokens seen")
     axis.set_ylabel("loss (nats per token)")
     axis.xaxis.set_major_formatter(lambda value, _: _short(value))
@@ -37,7 +38,9 @@ def plot_loss(folder: Path, bytes_per_token: float | None = None, title: str | N
     axis.spines[["top", "right"]].set_visible(False)
     if bytes_per_token:
         scale = math.log(2) * bytes_per_token
-        other = axis.secondary_yaxis("right", functions=(lambda nats: nats / scale, lambda bits: bits * scale))
+        to_bits: Callable[[Any], Any] = lambda nats: nats / scale  # noqa: E731
+        to_nats: Callable[[Any], Any] = lambda bits: bits * scale  # noqa: E731
+        other = axis.secondary_yaxis("right", functions=(to_bits, to_nats))
         other.set_ylabel("bits per byte")
     path = folder / LOSS_PLOT
     figure.savefig(path)

@@ -3,9 +3,29 @@
 import json
 from pathlib import Path
 
-from hfgpt.report.plots import LOSS_PLOT
-from hfgpt.training.record import read_records
+from hfgpt.report.plots import LOSS_PLOT, plot_loss
+from hfgpt.training.plan import Plan
+from hfgpt.training.record import METRICS_FILE, RunRecord, read_records
 from hfgpt.workspace import FINAL_METRICS
+
+LAST_VALUES = ("loss", "val_loss", "val_bits_per_byte")
+
+
+def finish_stage(folder: Path, plan: Plan, record: RunRecord, bytes_per_token: float) -> None:
+    """Draw the loss and write final_metrics.json, which makes the stage complete."""
+    plot_loss(folder, bytes_per_token)
+    records = read_records(folder / METRICS_FILE)
+    last = {name: next((r[name] for r in reversed(records) if name in r), None) for name in LAST_VALUES}
+    final = {
+        "steps": plan.max_steps,
+        "tokens": plan.total_tokens,
+        "flops": plan.total_tokens * plan.flops_per_token,
+        "seconds": round(record.elapsed(), 3),
+        "tokens_per_second": plan.total_tokens / record.elapsed(),
+        "parameters": plan.parameters.total,
+        **last,
+    }
+    (folder / FINAL_METRICS).write_text(json.dumps(final, indent=1), encoding="utf-8")
 
 
 def stage_summary(folder: Path) -> str:

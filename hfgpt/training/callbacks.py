@@ -62,12 +62,12 @@ def continue_prompts(
     """Greedy continuation of each prompt, the text after the prompt only; the model's mode is left as it was."""
     was_training = model.training
     model.eval()
-    completions = []
+    completions: list[str] = []
     with torch.no_grad():
         for prompt in prompts:  # one at a time: padding would be another thing to get right
             inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
             stop = {t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None}
-            output = model.generate(
+            output = model.generate(  # type: ignore[operator]
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 max_new_tokens=max_new_tokens,
@@ -76,7 +76,7 @@ def continue_prompts(
                 pad_token_id=tokenizer.pad_token_id,
             )
             new_tokens = output[0, inputs["input_ids"].shape[1] :]
-            completions.append(tokenizer.decode(new_tokens, skip_special_tokens=True))
+            completions.append(str(tokenizer.decode(new_tokens, skip_special_tokens=True)))
     model.train(was_training)
     return completions
 

@@ -6,6 +6,7 @@ HF's Trainer writes straight into `checkpoint-N` and takes the highest N on resu
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import Trainer
@@ -83,6 +84,17 @@ def complete_checkpoints(run_folder: Path) -> tuple[list[Path], dict[Path, list[
             else:
                 complete.append(folder)
     return sorted(complete, key=checkpoint_step), incomplete
+
+
+def checkpoint_to_resume(run_folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest complete checkpoint, None if there is none; incomplete ones are named and passed over."""
+    complete, incomplete = complete_checkpoints(run_folder)
+    for folder, missing in incomplete.items():
+        say(f"{folder} is incomplete ({', '.join(missing)}) and is not used.")
+    if not complete:
+        return None
+    say(f"going on from {complete[-1]}")
+    return complete[-1]
 
 
 def remove_old_checkpoints(run_folder: Path, limit: int | None) -> None:

@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for parameter in parameters:
             by_shape.setdefault(parameter.shape, []).append(parameter)
         for shape, same in by_shape.items():
-            gradients = [p.grad for p in same]
+            gradients = [p.grad for p in same if p.grad is not None]
             buffers = [self._state(p, "momentum_buffer") for p in same]
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             updates = orthogonalize(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])))
@@ -83,7 +83,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         first = [self._state(p, "exp_avg") for p in parameters]
         second = [self._state(p, "exp_avg_sq") for p in parameters]
         steps = [self._state(p, "step", scalar=True) for p in parameters]

@@ -65,6 +65,14 @@ def test_a_spelled_out_class_is_what_the_tokenizers_engine_sees(character_class)
     assert {character for character in text if ord(character) in spelled} == seen
 
 
+def test_no_character_class_is_left_to_tiktokens_own_version_of_unicode():
+    backend = Tokenizer(models.BPE({character: i for i, character in enumerate(ALPHABET)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pattern = tiktoken_form(backend).pattern
+    assert pattern.startswith("'s|'t|'re|'ve|'m|'ll|'d| ?[\\x{41}-\\x{5A}\\x{61}-\\x{7A}\\x{AA}-\\x{AA}")
+    assert set(re.findall(r"\\.", pattern)) == {r"\x"}
+
+
 def test_a_vocabulary_without_all_bytes_is_refused():
     backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from datasets import List, Value, load_from_disk
 
 from hfgpt.arguments import DataArguments
-from hfgpt.data import local_files, preparation
+from hfgpt.data import local_files, preparation, shard_workers
 from hfgpt.data.blocks import BlockSettings, content_hash
 from hfgpt.data.preparation import prepare_data
-from hfgpt.data.prepared import damaged_files, open_prepared, write_rows, write_split
+from hfgpt.data.preparation_plan import plan_preparation
+from hfgpt.data.prepared import damaged_files, open_prepared, tokenizer_identity, write_rows, write_split
 from hfgpt.data.splitting import is_validation
 from hfgpt.data.tinyworld import TinyWorld
 from hfgpt.data.tokenizer import load_tokenizer, train_tokenizer
@@ -120,7 +122,9 @@ def test_every_token_of_the_text_is_in_the_rows_once_or_counted_as_dropped(data,
     bos = tokenizer.bos_token_id
     assert are_within(pieces_in(prepared.validation(), bos), expected["validation"])
     assert are_within(pieces_in(prepared.train(), bos)[:500], expected["train"])
-    assert not {tuple(ids) for ids in expected["validation"]} & {tuple(piece) for piece in pieces_in(prepared.train(), bos)}
+    assert not {tuple(ids) for ids in expected["validation"]} & {
+        tuple(piece) for piece in pieces_in(prepared.train(), bos)
+    }
 
 
 def test_rows_are_memory_mapped_datasets_of_small_integers(data, tokenizer_folder, tmp_path):
@@ -144,6 +148,11 @@ def test_complete_data_is_reused_and_anything_that_decides_a_row_gives_another_f
     written = (first.path / "prepared.json").stat().st_mtime_ns
     again = prepare_data(replace(data, num_proc=2), tokenizer_folder, tmp_path / "out")
     assert again == first and (again.path / "prepared.json").stat().st_mtime_ns == written
+
+    def key(data: DataArguments, folder: Path = tokenizer_folder) -> Path:
+        return plan_preparation(data, folder, tokenizer_identity(folder), tmp_path / "out").folder
+
+    assert key(data) == first.path
     folders = {first.path}
     for changed in (
         replace(data, max_length=128),
@@ -153,14 +162,16 @@ def test_complete_data_is_reused_and_anything_that_decides_a_row_gives_another_f
         replace(data, shard_size=30_000),
         replace(data, tokens_threshold=30_000),
     ):
-        folders.add(prepare_data(changed, tokenizer_folder, tmp_path / "out").path)
+        folders.add(key(changed))
     other_tokenizer = tmp_path / "other"
     train_tokenizer(texts[:500], vocab_size=500).save_pretrained(other_tokenizer)
-    folders.add(prepare_data(data, other_tokenizer, tmp_path / "out").path)
+    folders.add(key(data, other_tokenizer))
     file = Path(str(data.data_path)) / "3.jsonl"
     file.write_text(file.read_text().replace("a", "o", 1))
-    folders.add(prepare_data(data, tokenizer_folder, tmp_path / "out").path)
+    folders.add(key(data))
     assert len(folders) == 9
+    changed = prepare_data(data, tokenizer_folder, tmp_path / "out")
+    assert changed.path in folders - {first.path} and changed.train()[:] != first.train()[:]
 
 
 def test_processes_change_nothing_but_time(data, tokenizer_folder, tmp_path, monkeypatch):
@@ -185,6 +196,8 @@ def test_tokens_threshold_stops_at_that_many_tokens_of_the_first_text(data, toke
     assert limited.train()[:77] == whole.train()[:77]  # the first block, 20,000 tokens, is the same
     little = prepare_data(replace(data, tokens_threshold=10_000), tokenizer_folder, tmp_path / "out")
     assert little.train_rows == 40 and little.statistics["train"]["tokens"] < 10_000 + 3 * 256
+    more_than_there_is = prepare_data(replace(data, tokens_threshold=10**7), tokenizer_folder, tmp_path / "out")
+    assert more_than_there_is.statistics == whole.statistics
     shards = {name.split("-")[0] for name in os.listdir(limited.path / "blocks")}
     assert len(shards) <= 3 < len({name.split("-")[0] for name in os.listdir(whole.path / "blocks")})
 
@@ -291,7 +304,10 @@ def test_documents_left_out_are_counted(data, tokenizer_folder, tmp_path):
         ({"validation_fraction": 0.999999999}, "All of the 2000 documents were held out.*data.validation_fraction"),
         ({"min_document_chars": 10**6}, "has no document.*2000 shorter than data.min_document_chars"),
         ({"max_length": 400_000, "shard_size": 400_000, "validation_fraction": 0.0}, r"train split has \d+ tokens"),
-        ({"max_length": 40_000, "shard_size": 40_000}, r"validation split has \d+ tokens in \d+ documents.*lower data.max_length"),
+        (
+            {"max_length": 40_000, "shard_size": 40_000},
+            r"validation split has \d+ tokens in \d+ documents.*lower data.max_length",
+        ),
         ({"max_length": 1}, "data.max_length is 1"),
         ({"shard_size": 255}, "data.shard_size is 255"),
         ({"validation_fraction": 1.5}, "data.validation_fraction is 1.5"),
@@ -319,7 +335,9 @@ def test_rows_prepared_before_are_taken_only_if_they_fit(data, texts, tokenizer_
     prepared = prepare_data(data, tokenizer_folder, tmp_path / "out")
     taken = prepare_data(DataArguments(prepared=str(prepared.path), max_length=256), tokenizer_folder, tmp_path / "x")
     assert taken == prepared and not (tmp_path / "x").exists()
-    own = prepare_data(DataArguments(prepared=str(prepared.path), max_length=256), prepared.path / "tokenizer", tmp_path)
+    own = prepare_data(
+        DataArguments(prepared=str(prepared.path), max_length=256), prepared.path / "tokenizer", tmp_path
+    )
     assert own == prepared
     with pytest.raises(UserError, match="256 tokens, but data.max_length is 128"):
         prepare_data(DataArguments(prepared=str(prepared.path), max_length=128), tokenizer_folder, tmp_path)
@@ -334,3 +352,54 @@ def test_rows_prepared_before_are_taken_only_if_they_fit(data, texts, tokenizer_
 def test_a_folder_that_is_no_tokenizer_is_the_users_to_mend(data, tmp_path):
     with pytest.raises(UserError, match="is no saved tokenizer"):
         prepare_data(data, tmp_path, tmp_path / "out")
+
+
+def peak_private_memory(command: list) -> int:
+    """Peak USS in bytes of a process and its children, looked at every 20 ms."""
+    run = subprocess.Popen(command)
+    process, peak = psutil.Process(run.pid), 0
+    while run.poll() is None:
+        try:
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(member.memory_full_info().uss for member in family))
+        except psutil.Error:  # one of them has just ended
+            pass
+        time.sleep(0.02)
+    assert run.returncode == 0
+    return peak
+
+
+@pytest.mark.slow
+def test_private_memory_is_flat_in_the_size_of_the_text(texts, tokenizer_folder, tmp_path):
+    script = tmp_path / "prepare.py"
+    script.write_text(PREPARE)
+    peaks = []
+    for times in (4, 40):
+        folder = tmp_path / f"{times}"
+        folder.mkdir()
+        with (folder / "text.jsonl").open("w") as file:
+            file.writelines(json.dumps({"text": f"{i} {text}"}) + "\n" for i in range(times) for text in texts)
+        options = {"data_path": str(folder), "max_length": 256, "shard_size": 200_000, "num_proc": 1}
+        peaks.append(
+            peak_private_memory([sys.executable, script, json.dumps(options), tokenizer_folder, folder / "out"])
+        )
+    assert peaks[0] > 10e6 and peaks[1] < 1.1 * peaks[0], peaks
+
+
+def test_a_worker_that_dies_is_named_and_its_shard_can_be_prepared_later(
+    data, tokenizer_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(preparation, "_ALONE_SECONDS", 0.0)
+    data = replace(data, shard_size=1000)
+    start = shard_workers._Worker.__init__
+
+    def start_and_kill(worker, job):
+        start(worker, job)
+        worker.process.kill()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_workers._Worker, "__init__", start_and_kill)
+        with pytest.raises(RuntimeError, match=r"a process preparing \d.jsonl ended with code -9"):
+            prepare_data(replace(data, num_proc=2), tokenizer_folder, tmp_path / "out")
+    prepared = prepare_data(replace(data, num_proc=2), tokenizer_folder, tmp_path / "out")
+    assert files_of(prepared.path) == files_of(prepare_data(data, tokenizer_folder, tmp_path / "alone").path)

@@ -147,6 +147,7 @@ def python(hub: HubServer, tmp_path: Path, code: str, **env: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_prepared_rows_by_repo_id_and_datasets_loads_them_plainly(hub_server, api, prepared, tmp_path):
     push_prepared(prepared.path, "tester/rows", api=api, retries=QUICK)
     code = f"""

@@ -37,13 +37,15 @@ def test_the_same_seed_gives_the_same_world_in_another_process(world, documents)
         "print(hashlib.blake2b('\\0'.join(texts).encode(), digest_size=8).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "123"}
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
     assert answer.stdout.strip() == digest(documents[:100])
 
 
 def test_documents_are_pinned_across_machines_and_python_versions(documents):
     """A change of wording changes this figure; a change of machine must not."""
-    assert digest(documents[:100]) == "GOLDEN"
+    assert digest(documents[:100]) == "f3b8392fa45280a6"
 
 
 def test_another_seed_gives_other_people_and_other_facts(world):
@@ -104,6 +106,20 @@ def test_no_document_tells_a_fact_in_a_phrasing_held_out_for_it(world, documents
     assert told > 0.95 * 20 * 4 * 9  # and the other nine phrasings of nearly every fact are there
 
 
+def test_no_portrait_tells_a_held_out_phrasing_by_pronoun(world, documents):
+    checked = 0
+    for text in documents:
+        named = [person for person in world.people if person.name in text]
+        if len(named) != 1:
+            continue
+        for attribute in ATTRIBUTES:
+            for i in named[0].held_out[attribute.name]:
+                value = named[0].facts[attribute.name]
+                assert statement(attribute.phrasings[i], named[0], value, "pronoun") not in text
+                checked += 1
+    assert checked > 10_000
+
+
 def test_questions_are_asked_in_held_out_phrasings_that_other_people_are_told_in(world, documents):
     text = "\n".join(documents)
     for question in world.questions():
@@ -131,9 +147,9 @@ def test_documents_say_nothing_false_about_anyone(world, documents):
     assert seen > 5000
 
 
-def test_documents_have_25_to_150_words_and_repeat_rarely(documents):
+def test_documents_have_20_to_150_words_and_repeat_rarely(documents):
     lengths = [len(text.split()) for text in documents]
-    assert 20 <= min(lengths) and max(lengths) <= 150
+    assert min(lengths) >= 20 and max(lengths) <= 150
     assert 50 < sum(lengths) / len(lengths) < 100
     assert len(set(documents)) == len(documents)
 

@@ -266,6 +266,19 @@ def test_without_chat_tokens_an_existing_tokenizer_stays_as_it_is(gpt2_folder, t
     assert load_tokenizer(tmp_path).chat_template == CHAT_TEMPLATE
 
 
+@pytest.mark.parametrize("tokenizer_class", ["TokenizersBackend", "PreTrainedTokenizerFast"])
+def test_a_model_folder_with_code_of_its_own_gives_its_tokenizer(tokenizer, tmp_path, tokenizer_class):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": tokenizer_class}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    model = {"model_type": "unheard_of", "auto_map": {"AutoConfig": "configuration_x.XConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    for add_chat_tokens in (True, False):
+        loaded = load_tokenizer(tmp_path, add_chat_tokens)
+        assert loaded.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        assert loaded.apply_chat_template(CHAT, tokenize=False) == RENDERED
+
+
 def test_adding_chat_tokens_twice_changes_nothing(gpt2_folder, tmp_path):
     once = load_tokenizer(gpt2_folder)
     once.save_pretrained(tmp_path)

@@ -81,4 +81,9 @@ def test_the_text_generation_pipeline_continues_a_prompt(small_model, family) ->
     generate = pipeline("text-generation", model=model, tokenizer=fast)
     (answer,) = generate("w5 w9 w12", max_new_tokens=6, do_sample=False)
     expected = greedy(model, torch.tensor([[5, 9, 12]]), max_new_tokens=6)[0].tolist()
-    assert re.findall(r"w\d+", answer["generated_text"]) == ["w5", "w9", "w12", *(f"w{number}" for number in expected)]
+    assert re.findall(r"w\d+", answer["generated_text"]) == [
+        "w5",
+        "w9",
+        "w12",
+        *(f"w{number}" for number in expected if number > 1),
+    ]

@@ -219,14 +219,14 @@ def test_an_input_longer_than_the_learned_positions_is_refused(small_model) -> N
 
 
 def test_kan_linears_replace_every_linear_of_the_blocks_and_learn(small_config, family) -> None:
-    config = small_config(family, linear_type="kan", kan_grid_size=4, init_scheme="gpt2")
+    config = small_config(family, linear_type="kan", kan_grid_size=4, init_scheme="depth")
     torch.manual_seed(0)
     model = GPTForCausalLM(config)
     for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
         linear = model.get_submodule(f"model.layers.0.{name}")
         assert linear.spline.weight.shape == (linear.out_features, 4 * linear.in_features)
     input_ids = torch.arange(24).repeat(4, 1) + torch.arange(4)[:, None]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(40):
         loss = model(input_ids, labels=input_ids).loss
@@ -235,7 +235,7 @@ def test_kan_linears_replace_every_linear_of_the_blocks_and_learn(small_config, 
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[0] > 4.4
-    assert losses[-1] < 1.0  # counting upwards is learnt
+    assert losses[-1] < 0.5  # counting upwards is learnt
     assert all(parameter.ndim <= 2 for parameter in model.parameters())
 
 
@@ -255,7 +255,7 @@ def test_activation_checkpointing_changes_no_gradient(small_model, family, input
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_training_step_compiles_to_one_graph(small_model, family, input_ids, packed: bool) -> None:
-    model = small_model(family).train()
+    model = small_model(family, num_hidden_layers=2).train()
     position_ids = torch.cat([torch.arange(10), torch.arange(14)]).expand(2, -1) if packed else None
     expected = model(input_ids, labels=input_ids, position_ids=position_ids).loss
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

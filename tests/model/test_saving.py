@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from hfgpt import GPTForCausalLM
 from hfgpt.model.configuration_gpt import AUTO_MAP, SOURCE_FILES
 
-# Runs where `import hfgpt` fails, as on a machine without the package.
-WITHOUT_HFGPT = """
+# Makes `import hfgpt` fail, as on a machine without the package.
+ABSENT = """
 import importlib.abc, sys, torch
 from pathlib import Path
 class Absent(importlib.abc.MetaPathFinder):
@@ -24,57 +24,59 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-folder, again, config_only = map(Path, sys.argv[1:4])
+folder, again = map(Path, sys.argv[1:3])
+"""
+LOAD_AND_SAVE_AGAIN = """
 expected = load_file(folder / "expected.safetensors")
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
-difference = (model(expected["input_ids"]).logits - expected["logits"]).abs().max().item()
-assert difference < 1e-6, difference
-base = AutoModel.from_pretrained(folder, trust_remote_code=True)
-assert type(base).__name__ == "GPTModel"
-torch.testing.assert_close(base(expected["input_ids"])[0], expected["hidden_states"])
-model.save_pretrained(again)
-generated = model.generate(expected["input_ids"][:, :4], max_new_tokens=4, do_sample=False)
-assert generated.shape == (2, 8)
+for source, target in ((folder, again), (again, again.with_name("thrice"))):
+    model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules." + source.name), type(model).__module__
+    difference = (model(expected["input_ids"]).logits - expected["logits"]).abs().max().item()
+    assert difference < 1e-6, difference
+    base = AutoModel.from_pretrained(source, trust_remote_code=True)
+    assert type(base).__name__ == "GPTModel"
+    torch.testing.assert_close(base(expected["input_ids"])[0], expected["hidden_states"])
+    generated = model.generate(expected["input_ids"][:, :4], max_new_tokens=4, do_sample=False)
+    assert generated.shape == (2, 8)
+    model.save_pretrained(target)
 """
-# Here only the configuration is loaded, so only its files are fetched: it must still save a whole set.
-CONFIG_ALONE = (
-    WITHOUT_HFGPT.partition("expected =")[0]
-    + """
-AutoConfig.from_pretrained(again, trust_remote_code=True).save_pretrained(config_only)
-model = AutoModelForCausalLM.from_config(
-    AutoConfig.from_pretrained(config_only, trust_remote_code=True), trust_remote_code=True
-)
-assert type(model).__name__ == "GPTForCausalLM"
+CONFIGURATION_ALONE = """
+AutoConfig.from_pretrained(folder, trust_remote_code=True).save_pretrained(again)
+config = AutoConfig.from_pretrained(again, trust_remote_code=True)
+assert type(AutoModelForCausalLM.from_config(config, trust_remote_code=True)).__name__ == "GPTForCausalLM"
 """
-)
 
 
 def run_without_hfgpt(code: str, tmp_path: Path, *folders: Path) -> None:
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code, *map(str, folders)]
+    command = [sys.executable, "-c", ABSENT + code, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_folder_loads_and_saves_again_without_the_package(small_model, family, tmp_path) -> None:
     model = small_model(family)
-    saved, again, config_only = tmp_path / "saved", tmp_path / "again", tmp_path / "config"
+    saved, again, thrice = tmp_path / "saved", tmp_path / "again", tmp_path / "thrice"
     model.save_pretrained(saved)
     input_ids = torch.randint(2, 97, (2, 12))
     with torch.no_grad():
         logits, hidden_states = model(input_ids).logits, model.model(input_ids).last_hidden_state
     expected = {"input_ids": input_ids, "logits": logits, "hidden_states": hidden_states}
     save_file(expected, saved / "expected.safetensors")
-    run_without_hfgpt(WITHOUT_HFGPT, tmp_path, saved, again, config_only)
-    run_without_hfgpt(CONFIG_ALONE, tmp_path / "..", saved, again, config_only)
+    run_without_hfgpt(LOAD_AND_SAVE_AGAIN, tmp_path, saved, again)
     for name in SOURCE_FILES:
-        source = (saved / name).read_bytes()
-        assert (again / name).read_bytes() == source == (config_only / name).read_bytes()
-    loaded = AutoModelForCausalLM.from_pretrained(again)
+        assert (again / name).read_bytes() == (saved / name).read_bytes() == (thrice / name).read_bytes()
+    loaded = AutoModelForCausalLM.from_pretrained(thrice)
     assert isinstance(loaded, GPTForCausalLM)
     assert loaded.config.auto_map == AUTO_MAP
-    assert torch.equal(loaded(input_ids).logits, logits)
+    torch.testing.assert_close(loaded(input_ids).logits, logits)
+
+
+def test_a_configuration_loaded_alone_saves_the_modeling_file_too(small_config, tmp_path) -> None:
+    """transformers fetches only the files that a class needs; a configuration must need its model's."""
+    small_config("depth").save_pretrained(tmp_path / "saved")
+    run_without_hfgpt(CONFIGURATION_ALONE, tmp_path, tmp_path / "saved", tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == set(SOURCE_FILES)
 
 
 def test_saving_over_itself_keeps_the_source(small_model, tmp_path) -> None:

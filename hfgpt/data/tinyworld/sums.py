@@ -14,15 +14,13 @@ NUMBER_WORDS = (
     "forty",
 )
 ADDITIONS = (
-    "{a} + {b} = {c}",
-    "{a} + {b} = {c}",
+    *["{a} + {b} = {c}"] * 4,
     "{a} plus {b} is {c}.",
     "{wa} plus {wb} makes {wc}.",
     "If you add {wb} to {wa} you get {wc}.",
 )
 SUBTRACTIONS = (
-    "{c} - {b} = {a}",
-    "{c} - {b} = {a}",
+    *["{c} - {b} = {a}"] * 4,
     "{c} minus {b} is {a}.",
     "{wc} minus {wb} leaves {wa}.",
     "If you take {wb} from {wc} you keep {wa}.",

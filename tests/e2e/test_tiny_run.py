@@ -1,0 +1,129 @@
+"""The embedded default, from a seed to a base model: it learns its world, and any HuggingFace tool opens it."""
+
+import json
+import math
+
+import pytest
+from commands import PROGRAMS, run, succeed
+
+from hfgpt.training.record import read_records
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_learns_the_facts_of_its_world(tiny_run):
+    folder, _ = tiny_run
+    before, after = read_records(folder / "pretrain" / "evals.jsonl")
+    assert before["step"] == 0 and before["results"]["tinyworld_facts"]["acc"] < 0.2  # chance is 0.1
+    assert after["results"]["tinyworld_facts"]["acc"] > 0.7
+
+
+def test_its_record_has_every_step_once_and_its_loss_falls(tiny_run):
+    folder, _ = tiny_run
+    records = read_records(folder / "pretrain" / "metrics.jsonl")
+    training = [record for record in records if "loss" in record]
+    steps = [record["step"] for record in training]
+    assert steps == sorted(set(steps))
+    assert training[-1]["loss"] < 0.5 * training[0]["loss"]
+    for name in ("tokens", "flops", "seconds", "epoch", "learning_rate", "grad_norm", "tokens_per_second"):
+        assert training[-1][name] > 0 or name == "learning_rate"
+    final = json.loads((folder / "pretrain" / "final_metrics.json").read_text())
+    held_out = [record for record in records if "val_loss" in record]
+    assert final["val_loss"] == held_out[-1]["val_loss"] < held_out[0]["val_loss"]
+    assert final["tokens"] == training[-1]["tokens"]
+    assert 0 < final["val_bits_per_byte"] < final["val_loss"] / math.log(2)  # tokens are longer than a byte
+
+
+def test_it_says_where_the_plot_is_how_it_scored_and_what_it_writes(tiny_run):
+    folder, printed = tiny_run
+    plot = folder / "pretrain" / "loss.png"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    summary = printed[printed.index("trained on") :]
+    assert str(plot) in summary
+    assert "tinyworld_facts " in summary and "before" in summary
+    assert summary.count("sample: ") == 3
+    assert "parameters" in printed and "tokens a step" in printed  # the plan
+
+
+def test_samples_are_kept_from_the_first_step_to_the_last(tiny_run):
+    folder, _ = tiny_run
+    samples = read_records(folder / "pretrain" / "samples.jsonl")
+    steps = sorted({sample["step"] for sample in samples})
+    final = json.loads((folder / "pretrain" / "final_metrics.json").read_text())
+    assert steps[0] == 0 and steps[-1] == final["steps"] and len(steps) >= 3
+    assert all(sample["completion"] for sample in samples if sample["step"] == steps[-1])
+
+
+FRESH_PROCESS = """
+import sys
+sys.modules["hfgpt"] = None  # as where it is not installed
+import json, torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
+text = generator("Once upon a time", max_new_tokens=200, do_sample=False)[0]["generated_text"]
+ids = tokenizer("Once upon a time")["input_ids"]
+output = model.generate(torch.tensor([ids]), max_new_tokens=200, do_sample=False)[0].tolist()
+print(json.dumps({
+    "class": type(model).__module__, "text": text, "prompt": ids, "output": output,
+    "bos": tokenizer.bos_token_id, "pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id,
+    "vocab": [model.config.vocab_size, len(tokenizer), model.get_input_embeddings().weight.shape[0]],
+    "stop": model.generation_config.eos_token_id,
+}))
+"""
+
+
+def test_a_fresh_process_without_hfgpt_loads_it_and_generates(tiny_run, tmp_path):
+    folder, _ = tiny_run
+    done = succeed("python", "-c", FRESH_PROCESS, folder / "pretrain", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["class"].startswith("transformers_modules.")
+    assert len({said["bos"], said["pad"], said["eos"]}) == 3
+    assert len(set(said["vocab"])) == 1
+    assert said["prompt"].count(said["bos"]) == 1 and said["prompt"][0] == said["bos"]
+    assert said["text"].startswith("Once upon a time") and len(said["text"]) > 20
+    assert set(said["stop"]) == {said["bos"], said["eos"]}
+    assert said["output"][-1] in said["stop"] and len(said["output"]) < 200  # a document ends, and so does generation
+
+
+def test_lm_eval_scores_it_from_its_folder(tiny_run, tmp_path):
+    folder, _ = tiny_run
+    done = succeed(
+        *("lm_eval", "--model", "hf", "--model_args", f"pretrained={folder / 'pretrain'},trust_remote_code=True"),
+        *("--tasks", "tinyworld_facts", "--include_path", "hfgpt/evals/tinyworld", "--device", "cpu"),
+        *("--batch_size", "64", "--output_path", tmp_path),
+        HF_HOME=str(tmp_path / "home"),
+    )
+    assert "tinyworld_facts" in done.stdout
+    (result,) = tmp_path.glob("**/results_*.json")
+    score = json.loads(result.read_text())["results"]["tinyworld_facts"]["acc,none"]
+    (_, after) = read_records(folder / "pretrain" / "evals.jsonl")
+    assert score == pytest.approx(after["results"]["tinyworld_facts"]["acc"], abs=0.005)
+
+
+def test_a_complete_stage_is_not_run_again(tiny_run):
+    folder, _ = tiny_run
+    before = (folder / "pretrain" / "metrics.jsonl").read_bytes()
+    done = succeed("hfgpt", "pretrain", "recipes/tiny.yaml", "--output_root", folder.parent)
+    assert "is complete" in done.stdout
+    assert (folder / "pretrain" / "metrics.jsonl").read_bytes() == before
+
+
+def test_tokenizer_and_data_tools_look_at_the_run(tiny_run):
+    folder, _ = tiny_run
+    root = ("--output_root", folder.parent)
+    stats = succeed("hfgpt", "tokenizer", "stats", "recipes/tiny.yaml", *root, "--max_bytes", "200000")
+    assert "bytes per token" in stats.stdout and "100.0%" in stats.stdout
+    inspected = succeed("hfgpt", "data", "inspect", "recipes/tiny.yaml", *root)
+    assert "<|bos|>" in inspected.stdout
+    again = succeed("hfgpt", "data", "prepare", "recipes/tiny.yaml", *root)
+    assert "rows in" in again.stdout
+
+
+def test_every_program_it_uses_is_beside_this_python():
+    for program in ("hfgpt", "accelerate", "lm_eval", "torchrun"):
+        assert (PROGRAMS / program).exists()
+    assert run("hfgpt", "--version").stdout.startswith("hfgpt 0.")
