@@ -34,9 +34,12 @@ quality: install
 	$(BIN)/ruff check hfgpt tests benchmarks
 	$(BIN)/mypy
 
-# Writes benchmarks/*.md: ratios measured in one run on this machine.
+# Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
 bench: install
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/data_loading.py
+	@test -n "$(TEXT)" || echo "make bench TEXT=folder measures tokenization and preparation too"
+	@test -z "$(TEXT)" || $(BIN)/python benchmarks/tokenization.py --text $(TEXT)/*.txt
+	@test -z "$(TEXT)" || $(BIN)/python benchmarks/data_preparation.py $(TEXT)
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site runs
