@@ -16,11 +16,11 @@ from commands import succeed
 from datasets import load_from_disk
 
 RECIPE = """
-# A small model on a megabyte of text, for two minutes of two cores.
+# A small model on a megabyte of text.
 model: {depth: 2, hidden_size: 128, value_embeddings: false}
 tokenizer: {vocab_size: 512}
 data: {max_length: 128, validation_fraction: 0.1, min_document_chars: 2, num_proc: 1}
-pretrain: {max_steps: 350, total_batch_size: 4096, per_device_train_batch_size: 32, eval_strategy: "no",
+pretrain: {max_steps: 180, total_batch_size: 4096, per_device_train_batch_size: 32, eval_strategy: "no",
            sample_steps: 0, logging_steps: 50, warmup_steps: 10}
 """
 FORMATS = ("txt", "jsonl", "json", "csv", "parquet", "txt.gz", "jsonl.zst", "csv.gz", "json.zst")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hfgpt.data.tinyworld.world import TinyWorld
 
 NUM_CHOICES = 10
+NEW_LINE = "\n"
 
 
 def fact_questions(world: TinyWorld) -> list[dict]:
@@ -39,18 +40,26 @@ def fact_questions(world: TinyWorld) -> list[dict]:
 
 
 def sum_questions(world: TinyWorld) -> list[dict]:
-    """Every held-out addition; the wrong choices are the nine numbers nearest to the sum."""
+    """One question per pair of numbers: a held-out line cut off before the sum; the wrong choices are the nine
+    numbers around it, in digits or in words as the line has them. A choice runs to the end of its sentence, or else
+    "twenty" would always be likelier than "twenty-one"."""
     result = []
-    for a, b in sums.held_out_sums(world.seed):
-        draw = Draw(world.seed, "sum question", a, b)
-        lowest = max(0, a + b - draw.below(NUM_CHOICES))
-        numbers = draw.shuffled(range(lowest, lowest + NUM_CHOICES))
-        result.append(
-            {
-                "context": f"{a} + {b} =",
-                "choices": [f" {number}" for number in numbers],
-                "answer_index": numbers.index(a + b),
-                "attribute": "sum",
-            }
-        )
+    for a in range(sums.LARGEST + 1):
+        for b in range(sums.LARGEST + 1):
+            draw = Draw(world.seed, "sum question", a, b)
+            phrasing = sums.ADDITIONS[draw.one(sums.held_out_phrasings(world.seed, a, b))]
+            in_words = "{wc}" in phrasing
+            line = sums.sum_line(phrasing, a, b)
+            answer = sums.NUMBER_WORDS[a + b] if in_words else str(a + b)
+            lowest = min(max(0, a + b - draw.below(NUM_CHOICES)), 2 * sums.LARGEST + 1 - NUM_CHOICES)
+            numbers = draw.shuffled(range(lowest, lowest + NUM_CHOICES))
+            context, _, ending = line.rpartition(f" {answer}")
+            result.append(
+                {
+                    "context": context,
+                    "choices": [f" {sums.NUMBER_WORDS[n] if in_words else n}{ending or NEW_LINE}" for n in numbers],
+                    "answer_index": numbers.index(a + b),
+                    "attribute": "sum",
+                }
+            )
     return result

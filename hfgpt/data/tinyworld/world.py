@@ -74,7 +74,7 @@ class TinyWorld:
         return questions.fact_questions(self)
 
     def sum_questions(self) -> list[dict]:
-        """Sums that no document holds, as multiple choice; keys as in `questions`, without person."""
+        """One multiple-choice question per sum, worded as in no document; keys as in `questions`, but for person."""
         return questions.sum_questions(self)
 
 

@@ -18,5 +18,5 @@ def facts(
 
 
 def sums(seed: int = DEFAULTS.seed, **_) -> dict[str, Dataset]:
-    """The sums that no document tells."""
+    """Every sum, in a wording that no document uses for it."""
     return {"test": Dataset.from_list(TinyWorld(2, int(seed)).sum_questions())}
