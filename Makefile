@@ -41,5 +41,6 @@ bench: install
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/tokenization.py --text $(TEXT)/*.txt
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/data_preparation.py $(TEXT)
 
+# Leaves runs/ alone: trained models are not rubbish.
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site runs
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site

@@ -1,7 +1,10 @@
 """What the tools of the `hfgpt` command do that are not stages: each takes the words after its name."""
 
+import ast
 import json as jsonlib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hfgpt.errors import UserError
@@ -33,11 +36,12 @@ class PlanArguments:
 
 def plan(argv: list[str]) -> None:
     """Print the plan of a recipe. Imports neither torch nor transformers."""
-    recipe = load_recipe(argv, "pretrain", PlanArguments)
-    known = {f.name for f in fields(PlanArguments)}
-    section = recipe.sections.get("pretrain", {})
-    recipe.sections["pretrain"] = {key: value for key, value in section.items() if key in known}
-    given, data = recipe.section("pretrain", PlanArguments), recipe.data
+    counted = {f.name for f in fields(PlanArguments)}
+    others = [(key, Any, None) for key in sorted(stage_keys() - counted)]  # accepted, since training would take them
+    section_class: type[PlanArguments] = make_dataclass("PlanSection", others, bases=(PlanArguments,))
+    recipe = load_recipe(argv, "pretrain", section_class)
+    given = recipe.section("pretrain", section_class)
+    data = recipe.data
     if given.num_gpus < 1:
         raise UserError(f"--num_gpus must be at least 1, not {given.num_gpus}.")
     made = make_plan(
@@ -56,6 +60,23 @@ def plan(argv: list[str]) -> None:
         rates={name: rate for name, rate in asdict(given).items() if name.endswith("learning_rate")},
     )
     print(jsonlib.dumps(made.as_dict(), indent=1) if given.json else made.as_text())
+
+
+def stage_keys() -> set[str]:
+    """Names of all keys of the `pretrain:` section, read from its classes' source: importing them takes seconds."""
+    transformers = find_spec("transformers")
+    assert transformers is not None and transformers.submodule_search_locations
+    sources = (
+        (Path(transformers.submodule_search_locations[0]) / "training_args.py", "TrainingArguments"),
+        (Path(__file__).parent / "training" / "arguments.py", "PretrainArguments"),
+    )
+    names = set()
+    for path, class_name in sources:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+        assigned = (node.target for node in found.body if isinstance(node, ast.AnnAssign))
+        names |= {target.id for target in assigned if isinstance(target, ast.Name)}
+    return names
 
 
 def tokenizer_train(argv: list[str]) -> None:

@@ -11,8 +11,9 @@ the model, metrics.jsonl, samples.jsonl, evals.jsonl and loss.png in `runs/<reci
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, set_seed
+from transformers import GenerationConfig, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from hfgpt.data.preparation import prepare_data
 from hfgpt.data.rows import OrderedRows, collate_rows
@@ -23,12 +24,14 @@ from hfgpt.errors import UserError, run_command
 from hfgpt.evals.callback import EvalTasksCallback
 from hfgpt.evals.held_out import HeldOutBitsPerByte
 from hfgpt.model import GPTConfig, GPTForCausalLM
+from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.from_recipe import architecture_of
+from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe, load_recipe
 from hfgpt.report.summary import finish_stage, stage_summary
 from hfgpt.training.arguments import PretrainArguments
-from hfgpt.training.callbacks import HistogramCallback, ProgressLines, SampleCallback
-from hfgpt.training.checkpoints import checkpoint_to_resume
+from hfgpt.training.callbacks import HistogramCallback, PlainLines, ProgressLines, SampleCallback
+from hfgpt.training.checkpoints import checkpoint_to_resume, named_checkpoint
 from hfgpt.training.hardware import dense_peak_flops
 from hfgpt.training.plan import make_plan
 from hfgpt.training.record import RunRecord
@@ -48,12 +51,18 @@ def main(argv: list[str]) -> None:
         say(f"{folders.stage} is complete; --overwrite runs it again.")
         return
 
+    if data.streaming and args.dataloader_num_workers > 1:
+        raise UserError("data.streaming reads in one place: set pretrain.dataloader_num_workers to 0 or 1.")
     tokenizer = ensure_tokenizer(recipe.tokenizer, data, folders.tokenizer)
     prepared = prepare_data(data, folders.tokenizer, folders.data)
     say(prepared.summary())
 
     set_seed(args.seed)
-    model = load_model(recipe, args.model_name_or_path, len(tokenizer))
+    model: GPTForCausalLM
+    if args.model_name_or_path:
+        model = load_model(args.model_name_or_path, tokenizer, data.max_length, recipe.model.attn_implementation)
+    else:
+        model = new_model(recipe, len(tokenizer))
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.config, name, getattr(tokenizer, name))
     # A base model ends a document where the next would begin.
@@ -66,8 +75,8 @@ def main(argv: list[str]) -> None:
     rates = args.fill_rates(architecture)
     plan = make_plan(
         architecture,
-        depth=recipe.model.depth,
-        optimizer="muon" if args.uses_muon else args.optim,
+        depth=None if args.model_name_or_path else recipe.model.depth,
+        optimizer=args.optimizer_name,
         max_length=data.max_length,
         per_device_batch_size=args.per_device_train_batch_size,
         num_processes=args.world_size,
@@ -89,9 +98,14 @@ def main(argv: list[str]) -> None:
     else:
         train_rows = OrderedRows(prepared.train(), data.seed, total_rows)
     validation = prepared.validation()
+    if not len(validation):
+        args.eval_strategy = IntervalStrategy.NO
     held_out = HeldOutBitsPerByte(token_byte_lengths(tokenizer))
 
-    peak = dense_peak_flops(torch.cuda.get_device_name()) if args.device.type == "cuda" else None
+    on_gpu = args.device.type == "cuda"
+    peak = dense_peak_flops(torch.cuda.get_device_name()) if on_gpu and args.bf16 else None
+    if peak:
+        say(f"MFU         of {peak:.3g} dense bfloat16 FLOP/s on each of {args.world_size} GPU(s)")
     record = RunRecord(
         folders.stage,
         tokens_per_step=plan.batch.tokens_per_step,
@@ -100,7 +114,19 @@ def main(argv: list[str]) -> None:
         rows_per_step=plan.batch.rows_per_step,
         peak_flops=peak * args.world_size if peak else None,
         write=is_main,
+        synchronize=torch.cuda.synchronize if on_gpu else lambda: None,
     )
+    if is_main:
+        identity = {
+            "rows": prepared.path.name,
+            "tokens_per_step": plan.batch.tokens_per_step,
+            "seed": data.seed,
+            "optimizer": plan.optimizer,
+            "weight_decay": args.weight_decay,
+            "architecture": architecture_keys(model.config),
+            **rates,
+        }
+        start_stage(folders.stage, recipe, identity)
     trainer = PackedRowsTrainer(
         args=args,
         record=record,
@@ -115,7 +141,7 @@ def main(argv: list[str]) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(ProgressLines())
+    trainer.add_callback(PlainLines() if args.disable_tqdm else ProgressLines())
     trainer.add_callback(
         SampleCallback(
             tokenizer,
@@ -135,9 +161,7 @@ def main(argv: list[str]) -> None:
     if args.log_histograms:
         trainer.add_callback(HistogramCallback())
 
-    if is_main:
-        start_stage(folders.stage, recipe)
-    checkpoint = None if recipe.run.overwrite else checkpoint_to_resume(folders.stage, say)
+    checkpoint = named_checkpoint(args.resume_from_checkpoint) or checkpoint_to_resume(folders.stage, say)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     evaluated = any("eval_loss" in log and log["step"] == plan.max_steps for log in trainer.state.log_history)
     if len(validation) and not evaluated:
@@ -151,25 +175,14 @@ def main(argv: list[str]) -> None:
         trainer.push_to_hub()
 
 
-def load_model(recipe: Recipe, model_name_or_path: str | None, vocab_size: int) -> PreTrainedModel:
-    """A model with random weights of the recipe's shape, or the one that is named, its vocabulary the tokenizer's.
-
-    Raises UserError when that model's vocabulary is another one.
-    """
-    attention = recipe.model.attn_implementation  # null leaves the choice to transformers
-    if model_name_or_path is None:
-        config = GPTConfig(**architecture_of(recipe.model, vocab_size, recipe.data.max_length))
-        config._attn_implementation = attention
+def new_model(recipe: Recipe, vocab_size: int) -> GPTForCausalLM:
+    """A model of the recipe's shape with random weights."""
+    config = GPTConfig(**architecture_of(recipe.model, vocab_size, recipe.data.max_length))
+    config._attn_implementation = recipe.model.attn_implementation  # null leaves the choice to transformers
+    try:
         return GPTForCausalLM(config)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_name_or_path, dtype=torch.float32, attn_implementation=attention
-    )
-    if model.config.vocab_size != vocab_size:
-        raise UserError(
-            f"{model_name_or_path} has a vocabulary of {model.config.vocab_size:,} but the tokenizer has "
-            f"{vocab_size:,}: set tokenizer.name_or_path to the model's own tokenizer."
-        )
-    return model
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{recipe.place('model', 'attn_implementation')}: {' '.join(str(error).split())}") from None
 
 
 if __name__ == "__main__":

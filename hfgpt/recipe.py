@@ -21,7 +21,9 @@ STAGES = ("pretrain", "midtrain", "sft", "dpo", "grpo")
 SHARED_SECTIONS: dict[str, type] = {"model": ModelArguments, "tokenizer": TokenizerArguments, "data": DataArguments}
 DEFAULT_RECIPE = "tiny"
 # Keys that only one section may own, although HF's argument classes have a field of the same name.
-OWNERS = {"seed": "data", "data_seed": "data", "max_length": "data", "vocab_size": "tokenizer"}
+OWNERS = {"seed": "data", "max_length": "data", "vocab_size": "tokenizer"}
+# Where text comes from: a source given as a flag replaces the source in the file.
+SOURCE_KEYS = ("dataset", "data_path")
 # How long to train: a length given as a flag replaces every length in the file.
 LENGTH_KEYS = ("max_steps", "target_flops", "target_param_data_ratio", "num_train_epochs")
 
@@ -119,7 +121,7 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
     named = argv.pop(0) if argv and not argv[0].startswith("--") else DEFAULT_RECIPE
     path = find_recipe(named)
     sections, lines = read_recipe_file(path)
-    recipe = Recipe(path.stem, path, sections, RunArguments(), line_of=lines)
+    recipe = Recipe(recipe_name(path), path, sections, RunArguments(), line_of=lines)
     for section, values in sections.items():
         recipe.given_by.update({(section, key): "file" for key in values})
     owners = {**SHARED_SECTIONS, **({stage: stage_class} if stage and stage_class else {})}
@@ -142,6 +144,10 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
             for key in LENGTH_KEYS:
                 if recipe.given_by.get((section, key)) == "file":
                     recipe.sections[section].pop(key)
+    if any(recipe.given_by.get(("data", key)) == "flag" for key in SOURCE_KEYS):
+        for key in (*SOURCE_KEYS, "dataset_config", "prepared"):
+            if recipe.given_by.get(("data", key)) == "file":
+                recipe.sections["data"].pop(key)
     return recipe
 
 
@@ -161,6 +167,12 @@ def find_recipe(named: str) -> Path:
     raise UserError(
         f"recipe {named} does not exist{_nearest(path.stem, known)}; recipes that ship: {', '.join(known)}."
     )
+
+
+def recipe_name(path: Path) -> str:
+    """The file's name; of a recipe that a run left in `runs/<recipe>/<stage>/recipe.yaml`, the run's."""
+    left_by_a_run = path.name == "recipe.yaml" and path.resolve().parent.name in STAGES
+    return path.resolve().parents[1].name if left_by_a_run else path.stem
 
 
 def read_recipe_file(path: Path) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], int]]:

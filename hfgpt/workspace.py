@@ -1,7 +1,10 @@
 """Where a run's things lie: `runs/<recipe>/{tokenizer,data,pretrain,...}`, and which of its stages are complete."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hfgpt.errors import UserError
 from hfgpt.recipe import STAGES, Recipe
@@ -9,6 +12,8 @@ from hfgpt.recipe import STAGES, Recipe
 # Written last of all, so its presence means that the stage is complete.
 FINAL_METRICS = "final_metrics.json"
 RECIPE_FILE = "recipe.yaml"
+IDENTITY_FILE = "identity.json"  # what must stay the same for a run to go on
+LEFT_BY_A_RUN = ("checkpoint-*", "*.jsonl", "*.json", "*.safetensors", "*.png", "runs")
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,27 @@ def workspace(recipe: Recipe, stage: str) -> Workspace:
     return Workspace(tokenizer=shared("tokenizer"), data=shared("data"), stage=folder)
 
 
-def start_stage(folder: Path, recipe: Recipe) -> None:
-    """Make the stage's folder, no longer complete if it was, with the recipe as it is run."""
+def start_stage(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
+    """Make the stage's folder, no longer complete if it was, with the recipe as it is run.
+
+    With `--overwrite` what an earlier run left there is removed. Otherwise `identity`, which decides every step, must
+    be that of the run that began there: raises UserError naming what differs, before anything is changed.
+    """
+    if recipe.run.overwrite and folder.exists():
+        for left in LEFT_BY_A_RUN:
+            for path in folder.glob(left):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    began = folder / IDENTITY_FILE
+    if began.is_file() and any(folder.glob("checkpoint-*")):
+        earlier = json.loads(began.read_text(encoding="utf-8"))
+        for name, value in json.loads(json.dumps(identity)).items():
+            if earlier.get(name) != value:
+                raise UserError(
+                    f"the run in {folder} began with {name} {earlier.get(name)}, not {value}: give the old value back "
+                    "to go on, or start anew with --overwrite."
+                )
     folder.mkdir(parents=True, exist_ok=True)
+    began.write_text(json.dumps(identity, indent=1), encoding="utf-8")
     (folder / FINAL_METRICS).unlink(missing_ok=True)
     (folder / RECIPE_FILE).write_text(recipe.as_text(), encoding="utf-8")
 

@@ -118,3 +118,16 @@ def test_a_recipe_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00model")
     with pytest.raises(UserError, match="binary.yaml cannot be read as UTF-8"):
         load_recipe([str(path)])
+
+
+def test_a_source_given_as_a_flag_replaces_the_source_of_the_file(tmp_path):
+    text = "data: {dataset: HuggingFaceFW/fineweb-edu, dataset_config: sample-10BT, max_length: 64}\n"
+    data = recipe_of(tmp_path, text, "--data_path", "mine.txt").data
+    assert (data.dataset, data.dataset_config, data.data_path, data.max_length) == (None, None, ["mine.txt"], 64)
+
+
+def test_a_recipe_that_a_run_left_keeps_the_runs_name(tmp_path):
+    path = tmp_path / "runs" / "mine" / "pretrain" / "recipe.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("model: {depth: 4}\n")
+    assert load_recipe([str(path)]).name == "mine"

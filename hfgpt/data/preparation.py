@@ -82,14 +82,20 @@ def preparation_lock(plan: PreparationPlan) -> Iterator[None]:
         lock.release()
 
 
-def _prepared_before(data: DataArguments, identity: TokenizerIdentity) -> PreparedData:
-    """The rows of `data.prepared`: a folder that prepare_data made, or a dataset repo on the Hub."""
+def prepared_folder(data: DataArguments) -> Path:
+    """The local folder of `data.prepared`, downloaded if it names a repo on the Hub."""
     assert data.prepared is not None
     folder = Path(data.prepared).expanduser()
-    if not folder.exists():
-        from hfgpt.data.prepared_hub import load_prepared_from_hub
+    if folder.exists():
+        return folder
+    from hfgpt.data.prepared_hub import load_prepared_from_hub
 
-        folder = Path(load_prepared_from_hub(data.prepared, data.dataset_revision))
+    return Path(load_prepared_from_hub(data.prepared, data.dataset_revision))
+
+
+def _prepared_before(data: DataArguments, identity: TokenizerIdentity) -> PreparedData:
+    """The rows of `data.prepared`: a folder that prepare_data made, or a dataset repo on the Hub."""
+    folder = prepared_folder(data)
     prepared = open_prepared(folder)
     if prepared is None:
         raise UserError(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfgpt.arguments import DataArguments, TokenizerArguments
 from hfgpt.data.documents import source_shards
+from hfgpt.data.preparation import prepared_folder
 from hfgpt.data.splitting import is_validation
 from hfgpt.data.tokenizer import load_tokenizer, texts_for_training, train_tokenizer
 from hfgpt.errors import UserError
@@ -45,7 +46,12 @@ def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder:
 
 
 def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTrainedTokenizerFast:
-    """Train on the training documents of `data`, never the held-out ones, or load the one that is named."""
+    """Train on the training documents of `data`, never the held-out ones, or load the one that is named.
+
+    Rows that are prepared already bring the tokenizer that made them.
+    """
+    if data.prepared and not tokenizer.name_or_path:
+        return load_tokenizer(prepared_folder(data) / "tokenizer", add_chat_tokens=False)
     if tokenizer.name_or_path:
         return load_tokenizer(tokenizer.name_or_path, tokenizer.add_chat_tokens)
     documents = (text for shard in source_shards(data) for text in shard.documents())
@@ -61,10 +67,13 @@ def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTra
 
 
 def _settings(tokenizer: TokenizerArguments, data: DataArguments) -> dict:
-    settings = {"tokenizer": dataclasses.asdict(tokenizer)}
-    if not tokenizer.name_or_path:
-        settings["data"] = {key: getattr(data, key) for key in DATA_KEYS}
-    return settings
+    if tokenizer.name_or_path:
+        named = {"name_or_path": tokenizer.name_or_path, "add_chat_tokens": tokenizer.add_chat_tokens}
+        return {"tokenizer": named}
+    if data.prepared:
+        return {"data": {"prepared": data.prepared}}
+    trained = {"tokenizer": dataclasses.asdict(tokenizer)}
+    return trained | {"data": {key: getattr(data, key) for key in DATA_KEYS}}
 
 
 def _check_settings(folder: Path, wanted: dict) -> None:

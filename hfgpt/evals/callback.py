@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from hfgpt.evals.harness import evaluate_tasks
@@ -36,14 +37,15 @@ class EvalTasksCallback(TrainerCallback):
             kept = [e for e in read_records(self.path) if e["step"] <= state.global_step]
             self.path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
         if state.global_step == 0:
-            self._score(model, state)
+            self._score(model, state, args.bf16)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == state.max_steps:
-            self._score(model, state)
+            self._score(model, state, args.bf16)
 
-    def _score(self, model, state) -> None:
-        with self.record.paused():
+    def _score(self, model, state, bf16: bool) -> None:
+        autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16)
+        with self.record.paused(), autocast:
             results = evaluate_tasks(
                 model,
                 self.tokenizer,

@@ -33,12 +33,14 @@ def stage_summary(folder: Path) -> str:
     final = json.loads((folder / FINAL_METRICS).read_text(encoding="utf-8"))
     lines = [
         f"trained on {final['tokens']:,} tokens in {final['seconds']:.0f} s "
-        f"({final['tokens_per_second']:,.0f} tokens/s): loss {final['loss']:.4f}"
+        f"({final['tokens_per_second']:,.0f} tokens/s)"
     ]
+    if final["loss"] is not None:
+        lines[0] += f": loss {final['loss']:.4f}"
     if final["val_loss"] is not None:
         lines[0] += f", held-out loss {final['val_loss']:.4f}, bits per byte {final['val_bits_per_byte']:.4f}"
     evals = read_records(folder / "evals.jsonl")
-    if evals:
+    if evals and evals[0]["step"] == 0:
         before, after = evals[0]["results"], evals[-1]["results"]
         lines.append(f"{'score':<28} {'before':>8} {'after':>8} {'stderr':>8}")
         for task, scores in after.items():

@@ -1,5 +1,6 @@
 """The `pretrain:` section: HF's TrainingArguments with what pretraining adds, and defaults that suit packed rows."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,15 @@ def _option(default, help: str):
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+REFUSED_KEYS = {
+    "fsdp": "launch with accelerate_configs/ddp.yaml",
+    "deepspeed": "launch with accelerate_configs/ddp.yaml",
+    "load_best_model_at_end": "the last checkpoint is the result; save_total_limit keeps older ones",
+    "data_seed": "data.seed decides the order of rows",
+    "save_only_model": "a checkpoint without optimizer state cannot be gone on from",
+}
 
 
 @dataclass
@@ -41,7 +51,9 @@ class PretrainArguments(TrainingArguments):
     scalar_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for norms, biases and scalars.")
     muon_momentum: float = _option(0.95, "Muon only: Nesterov momentum.")
     weight_decay: float = _option(0.0, "Decoupled weight decay; under muon of the block matrices alone.")
+    adam_beta1: float | None = _option(None, "AdamW's first beta; null is 0.9, and 0.8 beside muon.")  # type: ignore
     adam_beta2: float = _option(0.95, "AdamW's second beta; 0.95 is usual for language models.")
+    adam_epsilon: float | None = _option(None, "AdamW's epsilon; null is 1e-8, and 1e-10 beside muon.")  # type: ignore
     lr_scheduler_type: str = _option("warmup_stable_decay", "warmup_stable_decay, cosine, linear, ...")  # type: ignore
     decay_ratio: float = _option(0.5, "warmup_stable_decay only: share of all steps, at the end, that decay.")
     min_lr_ratio: float = _option(0.0, "warmup_stable_decay only: last learning rate as a share of the highest.")
@@ -60,6 +72,7 @@ class PretrainArguments(TrainingArguments):
     )
     report_to: list[str] | str | None = _option("none", "trackio, tensorboard, wandb, or none.")  # type: ignore[assignment]
     remove_unused_columns: bool = _option(False, "HF's column filter; packed rows have no unused columns.")
+    hub_strategy: str = _option("end", "When push_to_hub pushes: end, or every_save.")  # type: ignore[assignment]
     average_tokens_across_devices: bool = _option(True, "Mean loss over the tokens of all GPUs.")
 
     sample_prompts: list[str] = _option(["Once upon a time"], "Prompts that are continued during training.")
@@ -79,15 +92,35 @@ class PretrainArguments(TrainingArguments):
                 raise ValueError(f"{key} must be above zero, not {getattr(self, key)}")
         if not 0 <= self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio must lie between 0 and 1, not {self.decay_ratio}")
+        for key, way_out in REFUSED_KEYS.items():
+            if getattr(self, key):
+                raise ValueError(f"{key} is not supported: {way_out}")
+        if self.hub_strategy not in {"end", "every_save"}:
+            raise ValueError(f"hub_strategy must be end or every_save, not {self.hub_strategy}")
+        for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+            if os.environ.get(variable, "false").lower() in {"true", "1"}:
+                raise ValueError("fsdp and deepspeed are not supported yet: launch with accelerate_configs/ddp.yaml")
         if self.bf16 is None:
-            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            has_gpu = not self.use_cpu and torch.cuda.is_available()
+            self.bf16 = not self.fp16 and has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.uses_muon = self.optim == "muon"
+        # Beside Muon AdamW trains embeddings and scalars only; its betas and epsilon are then nanochat's.
+        if self.adam_beta1 is None:
+            self.adam_beta1 = 0.8 if self.uses_muon else 0.9
+        if self.adam_epsilon is None:
+            self.adam_epsilon = 1e-10 if self.uses_muon else 1e-8
         if self.uses_muon:
             self.optim = "adamw_torch"  # TrainingArguments refuses names it does not know; the trainer sets Muon
         self.epochs_wanted = self.num_train_epochs
         self.num_train_epochs = 1.0  # the trainer sees one pass over an order that already holds every epoch
         super().__post_init__()
+        # One process trains on one GPU; HF would wrap the model in nn.DataParallel where several are visible.
+        self._n_gpu = min(self.n_gpu, 1)
+
+    @property
+    def optimizer_name(self) -> str:
+        return "muon" if self.uses_muon else str(getattr(self.optim, "value", self.optim))
 
     def fill_rates(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """Set the rates that are null from the model's shape; returns all rates that this optimizer uses."""

@@ -40,16 +40,16 @@ class SampleCallback(TrainerCallback):
             lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in kept]
             self.path.write_text("".join(lines), encoding="utf-8")
             if state.global_step == 0 and self.every:
-                self._sample(model, 0)
+                self._sample(model, 0, args.bf16)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         due = self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps)
         if due and state.is_world_process_zero:
-            self._sample(model, state.global_step)
+            self._sample(model, state.global_step, args.bf16)
 
-    def _sample(self, model: PreTrainedModel, step: int) -> None:
+    def _sample(self, model: PreTrainedModel, step: int, bf16: bool) -> None:
         with self.record.paused():
-            completions = continue_prompts(model, self.tokenizer, self.prompts, self.max_new_tokens)
+            completions = continue_prompts(model, self.tokenizer, self.prompts, self.max_new_tokens, bf16)
             with self.path.open("a", encoding="utf-8") as file:
                 for prompt, completion in zip(self.prompts, completions, strict=True):
                     sample = {"step": step, "prompt": prompt, "completion": completion}
@@ -57,20 +57,32 @@ class SampleCallback(TrainerCallback):
 
 
 def continue_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    bf16: bool = False,
 ) -> list[str]:
-    """Greedy continuation of each prompt, the text after the prompt only; the model's mode is left as it was."""
+    """Greedy continuation of each prompt, the text after the prompt only, within the model's positions.
+
+    Computes in bfloat16 where training does (`bf16`); the model's mode is left as it was.
+    """
     was_training = model.training
     model.eval()
     completions: list[str] = []
-    with torch.no_grad():
+    positions = getattr(model.config, "max_position_embeddings", None)
+    with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
         for prompt in prompts:  # one at a time: padding would be another thing to get right
             inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
             stop = {t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None}
+            room = max_new_tokens if positions is None else positions - inputs["input_ids"].shape[1]
+            if room < 1:
+                completions.append("")
+                continue
             output = model.generate(  # type: ignore[operator]
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=min(max_new_tokens, room),
                 do_sample=False,
                 eos_token_id=sorted(stop),
                 pad_token_id=tokenizer.pad_token_id,
@@ -85,11 +97,18 @@ class ProgressLines(ProgressCallback):
     """HF's progress bar, with one readable line where HF prints a dict."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or self.training_bar is None or not logs:
-            return
-        line = progress_line(state.global_step, state.max_steps, logs)
-        if line:
+        line = progress_line(state.global_step, state.max_steps, logs or {})
+        if line and self.training_bar is not None:
             self.training_bar.write(line)
+
+
+class PlainLines(TrainerCallback):
+    """The same lines without a bar, for `disable_tqdm` and log files."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = progress_line(state.global_step, state.max_steps, logs or {})
+        if line and state.is_world_process_zero:
+            print(line, flush=True)
 
 
 def progress_line(step: int, max_steps: int, logs: dict) -> str:
@@ -120,7 +139,7 @@ class HistogramCallback(TrainerCallback):
                 tensors[f"weights/{name}"] = parameter.detach()
                 if parameter.grad is not None:
                     tensors[f"gradients/{name}"] = parameter.grad
-            for tracker in args.report_to:
+            for tracker in set(args.report_to) & set(_REPORTERS):
                 _REPORTERS[tracker](self, {name: t.float().cpu() for name, t in tensors.items()}, step, args)
 
     def _tensorboard(self, tensors, step, args):

@@ -12,6 +12,8 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hfgpt.errors import UserError
+
 COMPLETE_MARK = "COMPLETE"
 STAGING = "checkpoint-being-written"
 
@@ -95,6 +97,18 @@ def checkpoint_to_resume(run_folder: Path, say: Callable[[str], None]) -> Path |
         return None
     say(f"going on from {complete[-1]}")
     return complete[-1]
+
+
+def named_checkpoint(named: str | None) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` names; UserError if it is not a complete one."""
+    if named is None or named.lower() in {"true", "false"}:
+        return None
+    missing = missing_pieces(Path(named))
+    if missing:
+        raise UserError(
+            f"resume_from_checkpoint: {named} is not a complete checkpoint ({', '.join(missing)} missing)."
+        )
+    return Path(named)
 
 
 def remove_old_checkpoints(run_folder: Path, limit: int | None) -> None:

@@ -1,5 +1,7 @@
 """Dense peaks of known accelerators, so that MFU says what it was divided by; an unknown device has none."""
 
+import re
+
 # Dense bfloat16 FLOP/s from each vendor's data sheet, without sparsity; the first name that fits a device wins.
 DENSE_BF16_PEAKS = (
     ("GB200", 2.5e15),
@@ -13,6 +15,7 @@ DENSE_BF16_PEAKS = (
     ("A40", 149.7e12),
     ("A10G", 70e12),
     ("L40S", 362e12),
+    ("L40", 181e12),
     ("L4", 121e12),
     ("RTX 5090", 209.5e12),
     ("RTX 4090", 165.2e12),
@@ -23,4 +26,9 @@ DENSE_BF16_PEAKS = (
 
 def dense_peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 peak of one device in FLOP/s, or None where it is not known."""
-    return next((peak for name, peak in DENSE_BF16_PEAKS if name.lower() in device_name.lower()), None)
+    if re.search(r"laptop|max-q", device_name, re.IGNORECASE):
+        return None  # slower chips under the same name
+    for name, peak in DENSE_BF16_PEAKS:
+        if re.search(rf"\b{name}\b", device_name, re.IGNORECASE):
+            return peak
+    return None

@@ -42,7 +42,10 @@ class Plan:
     def max_steps(self) -> int:
         """Steps of the run; UserError while they depend on data that is not prepared."""
         if self.length.steps is None:
-            raise UserError("num_train_epochs needs the number of rows: prepare the data first (hfgpt data prepare).")
+            raise UserError(
+                "num_train_epochs needs the number of rows, which a stream does not know: give max_steps, "
+                "target_flops or target_param_data_ratio."
+            )
         return self.length.steps
 
     @property

@@ -5,7 +5,7 @@ Also keeps the clock of a run: seconds of training, without evaluations, samples
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class RunRecord:
         rows_per_step: int,
         peak_flops: float | None = None,
         write: bool = True,
+        synchronize: Callable[[], None] = lambda: None,
     ):
         self.path = folder / METRICS_FILE
         self.tokens_per_step = tokens_per_step
@@ -38,14 +39,20 @@ class RunRecord:
         self.rows_per_step = rows_per_step
         self.peak_flops = peak_flops
         self.write = write
+        self.synchronize = synchronize  # waits for the device's queue, before the clock is read
         self.seconds = 0.0
         self._running_since: float | None = None
         self._last_speed = (0, 0.0)  # step and seconds of the record before
 
-    def start(self, step: int) -> None:
-        """Begin, or go on after `step`: records of later steps are dropped, the clock goes on from the last one."""
+    def start(self, step: int, seconds: float | None = None) -> None:
+        """Begin, or go on after `step`: records of later steps are dropped, the clock goes on.
+
+        `seconds` is what the clock had shown at that step; by default what the last record kept says.
+        """
         kept = [record for record in read_records(self.path) if record["step"] <= step]
-        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        if seconds is None:
+            seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        self.seconds = seconds
         self._last_speed = (step, self.seconds)
         if self.write:
             temporary = self.path.with_suffix(".tmp")
@@ -66,6 +73,7 @@ class RunRecord:
 
     def stop(self) -> None:
         if self._running_since is not None:
+            self.synchronize()
             self.seconds += time.perf_counter() - self._running_since
             self._running_since = None
 

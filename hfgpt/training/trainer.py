@@ -5,6 +5,7 @@ import math
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from hfgpt.errors import UserError
 from hfgpt.training.arguments import PretrainArguments
@@ -29,7 +30,12 @@ class PackedRowsTrainer(CompleteCheckpoints):
 
     def __init__(self, *, args: PretrainArguments, record: RunRecord, rates: dict[str, float], **kwargs):
         if args.uses_muon:
-            options = {"weight_decay": args.weight_decay, "momentum": args.muon_momentum}
+            options = {
+                "weight_decay": args.weight_decay,
+                "momentum": args.muon_momentum,
+                "betas": (args.adam_beta1, args.adam_beta2),
+                "eps": args.adam_epsilon,
+            }
             kwargs["optimizer_cls_and_kwargs"] = (MuonAdamWFactory, rates | options)
         super().__init__(args=args, **kwargs)
         self.record = record
@@ -57,15 +63,21 @@ class PackedRowsTrainer(CompleteCheckpoints):
 
     def _save_checkpoint(self, model, trial):
         with self.record.paused():
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+                self._stop_for("the weights hold values that are not finite")
             super()._save_checkpoint(model, trial)
+
+    def _stop_for(self, what: str):
+        raise UserError(
+            f"{what} at step {self.state.global_step}: lower the learning rates or raise warmup_steps and start anew "
+            "with --overwrite; nothing that is not finite was saved."
+        )
 
     def log(self, logs, start_time=None):
         loss = logs.get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {self.state.global_step}: lower the learning rates or raise "
-                f"warmup_steps, then run again, which resumes from the newest complete checkpoint."
-            )
+        for name, words in (("loss", "the loss is"), ("grad_norm", "the gradient's norm is")):
+            if name in logs and not math.isfinite(logs[name]):
+                self._stop_for(f"{words} {logs[name]}")
         step = self.state.global_step
         values = {NAMES.get(name, name): logs[name] for name in KEPT if name in logs}
         if loss is not None:
@@ -78,14 +90,23 @@ class PackedRowsTrainer(CompleteCheckpoints):
         super().log(logs, start_time)
 
 
-class _Clock(TrainerCallback):
-    """Starts the record's clock at the first or the resumed step, and stops it at the end."""
+class _Clock(TrainerCallback, ExportableState):
+    """Starts the record's clock at the first or the resumed step, stops it at the end; has the last step logged."""
 
     def __init__(self, record: RunRecord):
         self.record = record
 
+    def state(self) -> dict:
+        """What a checkpoint's trainer_state.json keeps."""
+        return {"args": {}, "attributes": {"seconds": self.record.elapsed()}}
+
     def on_train_begin(self, args, state, control, **kwargs):
-        self.record.start(state.global_step)
+        kept = state.stateful_callbacks.get(type(self).__name__, {})
+        self.record.start(state.global_step, kept.get("attributes", {}).get("seconds") if state.global_step else None)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps:
+            control.should_log = True
 
     def on_train_end(self, args, state, control, **kwargs):
         self.record.stop()

@@ -19,7 +19,17 @@ SHAPE = ["recipes/tiny.yaml", "--depth", "2", "--hidden_size", "128", "--vocab_s
 DATA = ["--tinyworld_documents", "400", "--validation_fraction", "0.05", "--num_proc", "1"]
 BATCH = ["--total_batch_size", "512", "--per_device_train_batch_size", "8"]
 LENGTH_KEYS = {"--max_steps", "--target_flops", "--target_param_data_ratio", "--num_train_epochs"}
-QUIET = ["--disable_tqdm", "--eval_tasks", "[]", "--sample_steps", "0", "--eval_strategy", "no", "--logging_steps", "1"]
+QUIET = [
+    "--disable_tqdm",
+    "--eval_tasks",
+    "[]",
+    "--sample_steps",
+    "0",
+    "--eval_strategy",
+    "no",
+    "--logging_steps",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +48,7 @@ def pretrain(root, tmp_path):
         folder = root / "tiny" / tmp_path.name / name
         length = [] if LENGTH_KEYS & set(flags) else ["--max_steps", "6"]
         where = ["--output_root", str(root), "--output_dir", str(folder)]
-        main([*SHAPE, *DATA, *BATCH, *length, *QUIET, *where, *flags])
+        main([*SHAPE, *DATA, *BATCH, *length, *QUIET, *where, *flags])  # a flag given twice: the last wins
         return folder
 
     return run
@@ -149,18 +159,109 @@ def test_training_goes_on_from_a_model_that_is_named(pretrain):
     assert losses(second)[0] < losses(first)[0] - 0.5
 
 
-def test_a_model_with_another_vocabulary_is_refused(pretrain, tmp_path):
-    from hfgpt import GPTConfig, GPTForCausalLM
+def test_tokens_that_the_tokenizer_has_beyond_the_models_are_added(pretrain, root):
+    from transformers import AutoTokenizer
 
+    from hfgpt import GPTForCausalLM
+    from hfgpt.model.loading import load_model
+
+    first = pretrain(name="first")
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    model = load_model(str(first), tokenizer, max_length=64)
+    old = GPTForCausalLM.from_pretrained(first)
+    assert model.config.vocab_size == old.config.vocab_size + 1
+    ids = torch.tensor([[1, 20, 30]])
+    assert torch.allclose(model(ids).logits[..., :-1], old(ids).logits, atol=1e-5)
+
+
+def test_a_model_trained_with_another_tokenizer_of_the_same_size_is_refused(pretrain, tmp_path):
+    from transformers import AutoTokenizer
+
+    first = pretrain(name="first")
     other = tmp_path / "other"
-    GPTForCausalLM(GPTConfig.from_depth(1, vocab_size=77, max_position_embeddings=64)).save_pretrained(other)
-    with pytest.raises(UserError, match="vocabulary of 77 but the tokenizer has"):
-        pretrain("--model_name_or_path", str(other))
+    shutil.copytree(first, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    longest = sorted(vocabulary, key=len)[-2:]
+    vocabulary[longest[0]], vocabulary[longest[1]] = vocabulary[longest[1]], vocabulary[longest[0]]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert len(AutoTokenizer.from_pretrained(other)) == len(AutoTokenizer.from_pretrained(first))
+    with pytest.raises(UserError, match="another tokenizer"):
+        pretrain("--model_name_or_path", str(other), name="second")
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(pretrain):
-    with pytest.raises(UserError, match="loss is (nan|inf) at step"):
-        pretrain("--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0")
+def test_a_foreign_or_missing_model_is_refused_in_one_sentence(pretrain, root, tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(root / "tiny" / "tokenizer")
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a gpt2 model"):
+        pretrain("--model_name_or_path", str(tmp_path))
+    with pytest.raises(UserError, match="cannot be loaded as a model"):
+        pretrain("--model_name_or_path", str(tmp_path / "nowhere"))
+
+
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(pretrain, root):
+    with pytest.raises(UserError, match="(loss|norm) is (nan|inf) at step .*--overwrite"):
+        pretrain("--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", name="seen")
+    late = ["--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", "--logging_first_step", "false"]
+    with pytest.raises(UserError, match="weights hold values that are not finite"):
+        pretrain(*late, "--logging_steps", "100", "--save_steps", "4", name="unseen")
+    assert not list((root / "tiny").rglob("unseen/checkpoint-*/COMPLETE"))
+
+
+def test_a_run_does_not_go_on_with_what_would_change_its_steps(pretrain):
+    whole = pretrain("--save_steps", "3", name="whole")
+    (whole / "final_metrics.json").unlink()
+    before = (whole / "recipe.yaml").read_text()
+    for flags, words in (
+        (("--learning_rate", "0.001"), "learning_rate 0.02, not 0.001"),
+        (("--total_batch_size", "1024"), "tokens_per_step 512, not 1024"),
+        (("--optim", "adamw_torch"), "optimizer muon, not adamw_torch"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pretrain("--save_steps", "3", *flags, name="whole")
+    assert (whole / "recipe.yaml").read_text() == before
+
+
+def test_overwrite_leaves_nothing_of_the_run_before(pretrain):
+    first = pretrain("--save_steps", "2", "--save_total_limit", "1", name="again")
+    old = (first / "checkpoint-6" / "model.safetensors").read_bytes()
+    pretrain("--overwrite", "--max_steps", "4", "--save_steps", "2", "--save_total_limit", "1", name="again")
+    assert [path.name for path in first.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert [record["step"] for record in read_records(first / "metrics.jsonl") if "loss" in record] == [1, 2, 3, 4]
+    assert (first / "model.safetensors").read_bytes() != old
+
+
+def test_a_run_without_held_out_rows_and_with_few_records_ends_well(pretrain, tmp_path):
+    few = ["--validation_fraction", "0", "--eval_strategy", "steps", "--logging_first_step", "false"]
+    folder = pretrain(*few, "--logging_steps", "100", "--output_root", str(tmp_path))
+    final = json.loads((folder / "final_metrics.json").read_text())
+    assert final["val_loss"] is None
+    assert final["loss"] > 0  # the last step is always written
+
+
+def test_a_checkpoint_that_is_named_must_be_whole(pretrain, tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a complete checkpoint"):
+        pretrain("--resume_from_checkpoint", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--load_best_model_at_end",), "load_best_model_at_end is not supported"),
+        (("--save_only_model",), "save_only_model is not supported"),
+        (("--data_seed", "3"), "data.seed"),
+        (("--streaming", "--dataloader_num_workers", "2"), "dataloader_num_workers"),
+        (("--streaming", "--num_train_epochs", "1"), "which a stream does not know"),
+        (("--hub_strategy", "checkpoint"), "hub_strategy"),
+    ],
+)
+def test_keys_that_would_be_ignored_are_refused(pretrain, flags, words):
+    with pytest.raises(UserError, match=words):
+        pretrain(*flags)
 
 
 def test_held_out_loss_is_that_of_a_loop_written_out(pretrain):

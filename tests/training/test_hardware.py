@@ -1,0 +1,24 @@
+"""An accelerator's peak is known or it is not: names that only look alike have none."""
+
+import pytest
+
+from hfgpt.training.hardware import dense_peak_flops
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA RTX A4000", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_peaks_go_by_whole_names(name, peak):
+    assert dense_peak_flops(name) == peak
