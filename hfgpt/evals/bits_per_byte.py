@@ -38,10 +38,16 @@ def text_loss_and_bytes(
     `logits` and `labels` as for `token_losses`; `token_bytes` (at least as long as the tokenizer, on the same device)
     holds the UTF-8 bytes of every token, 0 for special tokens (`hfgpt.data.tokenizer.token_byte_lengths`).
     """
+    return text_sums(token_losses(logits, labels), labels, token_bytes)
+
+
+def text_sums(
+    losses: torch.Tensor, labels: torch.Tensor, token_bytes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from what `token_losses` returned, (batch, seq - 1)."""
     targets = labels[:, 1:]
     num_bytes = torch.where(targets == -100, 0, token_bytes[targets.clamp(min=0)])
-    losses = torch.where(num_bytes > 0, token_losses(logits, labels), 0.0)
-    return losses.sum(dim=-1), num_bytes.sum(dim=-1)
+    return torch.where(num_bytes > 0, losses, 0.0).sum(dim=-1), num_bytes.sum(dim=-1)
 
 
 class BitsPerByte(evaluate.Metric):

@@ -1,10 +1,10 @@
-"""Bits per byte inside HF's evaluation loop: logits shrink to two numbers a row on the device, before any gather."""
+"""Held-out loss and bits per byte inside HF's evaluation loop: logits shrink to four numbers a row on the device."""
 
 import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from hfgpt.evals.bits_per_byte import BitsPerByte, text_loss_and_bytes
+from hfgpt.evals.bits_per_byte import BitsPerByte, text_sums, token_losses
 
 
 class HeldOutBitsPerByte:
@@ -15,13 +15,16 @@ class HeldOutBitsPerByte:
         self.token_bytes = torch.from_numpy(token_bytes)
 
     def reduce(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(batch, 2): the loss over each row's text tokens in nats, and the bytes that they stand for."""
-        losses, num_bytes = text_loss_and_bytes(logits, labels, self.token_bytes.to(labels.device))
-        return torch.stack((losses.double(), num_bytes.double()), dim=-1)
+        """(batch, 4): each row's loss over text tokens in nats and their bytes, its loss over all tokens and their
+        number."""
+        losses = token_losses(logits, labels)
+        text_losses, num_bytes = text_sums(losses, labels, self.token_bytes.to(labels.device))
+        counted = (labels[:, 1:] != -100).sum(dim=-1)
+        return torch.stack((text_losses, num_bytes, losses.sum(dim=-1), counted), dim=-1).double()
 
     def compute(self, prediction: EvalPrediction) -> dict[str, float]:
-        """`{"bits_per_byte": ...}` over all rows of all processes."""
+        """`{"bits_per_byte", "nats_per_token"}` over all rows, each counted once however many processes there are."""
         metric = BitsPerByte()
-        losses, num_bytes = np.asarray(prediction.predictions).T
-        metric.add_batch(losses=losses.tolist(), num_bytes=num_bytes.astype(np.int64).tolist())
-        return metric.compute()
+        text_losses, num_bytes, losses, tokens = np.asarray(prediction.predictions).T
+        metric.add_batch(losses=text_losses.tolist(), num_bytes=num_bytes.astype(np.int64).tolist())
+        return {**metric.compute(), "nats_per_token": float(losses.sum() / tokens.sum())}

@@ -72,6 +72,7 @@ class PretrainArguments(TrainingArguments):
     )
     report_to: list[str] | str | None = _option("none", "trackio, tensorboard, wandb, or none.")  # type: ignore[assignment]
     remove_unused_columns: bool = _option(False, "HF's column filter; packed rows have no unused columns.")
+    ddp_find_unused_parameters: bool | None = _option(False, "The model uses every parameter in every step.")
     hub_strategy: str = _option("end", "When push_to_hub pushes: end, or every_save.")  # type: ignore[assignment]
     average_tokens_across_devices: bool = _option(True, "Mean loss over the tokens of all GPUs.")
 

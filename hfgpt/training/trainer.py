@@ -74,6 +74,8 @@ class PackedRowsTrainer(CompleteCheckpoints):
         )
 
     def log(self, logs, start_time=None):
+        if "eval_nats_per_token" in logs:  # HF's own eval_loss counts rows twice where processes share them unevenly
+            logs["eval_loss"] = logs.pop("eval_nats_per_token")
         loss = logs.get("loss")
         for name, words in (("loss", "the loss is"), ("grad_norm", "the gradient's norm is")):
             if name in logs and not math.isfinite(logs[name]):

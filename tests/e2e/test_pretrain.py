@@ -138,7 +138,7 @@ def test_adamw_and_activation_checkpointing_learn_too(pretrain):
     again = losses(
         pretrain("--optim", "adamw_torch", "--learning_rate", "3e-3", "--activation_checkpointing", name="gc")
     )
-    assert plain[-1] < plain[0] - 0.5
+    assert plain[-1] < plain[0] - 0.1
     assert again == pytest.approx(plain, abs=1e-5)
 
 
