@@ -32,7 +32,7 @@ from hfgpt.report.summary import finish_stage, stage_summary
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import HistogramCallback, PlainLines, ProgressLines, SampleCallback
 from hfgpt.training.checkpoints import checkpoint_to_resume, named_checkpoint
-from hfgpt.training.hardware import dense_peak_flops
+from hfgpt.training.hardware import dense_peak_flops, use_all_cores
 from hfgpt.training.plan import make_plan
 from hfgpt.training.record import RunRecord
 from hfgpt.training.trainer import PackedRowsTrainer
@@ -103,6 +103,8 @@ def main(argv: list[str]) -> None:
     held_out = HeldOutBitsPerByte(token_byte_lengths(tokenizer))
 
     on_gpu = args.device.type == "cuda"
+    if not on_gpu:
+        use_all_cores()
     peak = dense_peak_flops(torch.cuda.get_device_name()) if on_gpu and args.bf16 else None
     if peak:
         say(f"MFU         of {peak:.3g} dense bfloat16 FLOP/s on each of {args.world_size} GPU(s)")

@@ -2,7 +2,6 @@
 without copying. The result is cached by what went into it."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hfgpt.arguments import DataArguments
+from hfgpt.cores import available_cores
 from hfgpt.data.assembly import assemble
 from hfgpt.data.bulk_encoding import BulkEncoder
 from hfgpt.data.preparation_plan import PreparationPlan, plan_preparation
@@ -62,7 +62,7 @@ def prepare_data(data: DataArguments, tokenizer_folder: Path, output_dir: Path) 
             from hfgpt.data.stream import prepare_validation
 
             return prepare_validation(plan)
-        _prepare_missing(plan, data.num_proc or _num_cores())
+        _prepare_missing(plan, data.num_proc or available_cores())
         return assemble(plan)
 
 
@@ -181,8 +181,3 @@ class Completion:
             return True
         limit = self.plan.settings.max_train_rows
         return limit is not None and sum(self._rows[: self.missing[0] + 1]) >= limit
-
-
-def _num_cores() -> int:
-    """Cores that this process may use, where the system can say."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

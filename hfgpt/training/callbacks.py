@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
@@ -52,6 +53,7 @@ class SampleCallback(TrainerCallback):
             completions = continue_prompts(model, self.tokenizer, self.prompts, self.max_new_tokens, bf16)
             with self.path.open("a", encoding="utf-8") as file:
                 for prompt, completion in zip(self.prompts, completions, strict=True):
+                    tqdm.write(f"step {step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
                     sample = {"step": step, "prompt": prompt, "completion": completion}
                     file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 

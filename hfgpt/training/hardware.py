@@ -1,6 +1,11 @@
-"""Dense peaks of known accelerators, so that MFU says what it was divided by; an unknown device has none."""
+"""What the machine can do: dense peaks of known accelerators, and the CPU threads of a training process."""
 
+import os
 import re
+
+import torch
+
+from hfgpt.cores import available_cores
 
 # Dense bfloat16 FLOP/s from each vendor's data sheet, without sparsity; the first name that fits a device wins.
 DENSE_BF16_PEAKS = (
@@ -32,3 +37,15 @@ def dense_peak_flops(device_name: str) -> float | None:
         if re.search(rf"\b{name}\b", device_name, re.IGNORECASE):
             return peak
     return None
+
+
+def use_all_cores() -> None:
+    """On a CPU, give each training process its share of the cores.
+
+    Launchers set OMP_NUM_THREADS to 1 where nobody did, which halved the speed of the recipe `tiny` on two cores.
+    Without a launcher the user's own setting stands.
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, available_cores() // processes))

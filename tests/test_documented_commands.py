@@ -1,0 +1,70 @@
+"""Every command that README and docs show is run, small, or stands in the list of those that need what is not here."""
+
+import re
+import shlex
+
+import pytest
+from commands import REPOSITORY, succeed
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip")
+# What a command needs that this suite has not, by the words that show it.
+NEEDS = {
+    "--num_processes 8": "GPUs",
+    "data download": "the Hub; run against its stand-in by tests/data/test_hub_files.py",
+    "data push": "the Hub; run against its stand-in by tests/data/test_prepared_hub.py",
+    "--executor slurm": "Slurm; its job files are run by tests/data/test_cluster.py",
+    "make ": "make targets install; CI itself is `make quality` and `make test`",
+    "pip install": "the package index",
+}
+# Enough to make a command quick, whatever else it says.
+SMALL_DATA = ("--tinyworld_documents", "300", "--validation_fraction", "0.05", "--vocab_size", "400")
+SMALL_RUN = (
+    "--max_steps",
+    "2",
+    "--total_batch_size",
+    "512",
+    "--per_device_train_batch_size",
+    "2",
+    "--hidden_size",
+    "128",
+)
+
+
+def documented_commands() -> list[str]:
+    """Command lines of the indented or fenced blocks without a language."""
+    commands = []
+    for page in PAGES:
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for block in (text for language, text in blocks if not language):
+            lines = [line.split("  #")[0].strip() for line in block.splitlines()]
+            commands += [line for line in lines if line.split(" ")[0] in PROGRAMS]
+    return list(dict.fromkeys(commands))
+
+
+def test_there_are_commands_to_check():
+    assert len(documented_commands()) > 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", documented_commands())
+def test_a_documented_command_works(command, tmp_path):
+    for words, need in NEEDS.items():
+        if words in command:
+            pytest.skip(f"needs {need}")
+    words = shlex.split(command)
+    if "my_texts/" in words:
+        texts = tmp_path / "my_texts"
+        texts.mkdir()
+        for n in range(60):
+            (texts / f"{n}.txt").write_text(f"Text number {n} tells of {n * 7} things, one after another. " * 20)
+        words[words.index("my_texts/")] = str(texts)
+    if "plan" not in words:
+        words += SMALL_DATA
+        if "--output_root" in words:
+            words[words.index("--output_root") + 1] = str(tmp_path / "runs")
+        else:
+            words += ["--output_root", str(tmp_path / "runs")]
+    if any("pretrain" in word for word in words):
+        words += SMALL_RUN + ("--eval_tasks", "[]")
+    succeed(*words)
