@@ -1,6 +1,7 @@
 """The command line is quick where nothing heavy is needed, and every recipe that ships has a plan."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,11 @@ def test_every_key_of_every_recipe_is_one_that_its_stage_takes_and_is_commented(
 
     recipe = load_recipe([str(path)], "pretrain", PretrainArguments)
     recipe.section("pretrain", PretrainArguments, output_dir="unused", use_cpu=True)
-    assert path.read_text().startswith(f"# {path.stem}: ")
+    text = path.read_text()
+    assert text.startswith(f"# {path.stem}: ")
+    keys = [line for line in text.splitlines() if re.match(r"  \w+:", line)]
+    assert len(keys) == sum(len(section) for section in recipe.sections.values())
+    assert not [line for line in keys if " # " not in line]
 
 
 def test_the_plan_of_a_training_command_is_the_command_with_another_word(capsys):
