@@ -113,9 +113,7 @@ def tokenizer_stats(argv: list[str]) -> None:
     tokenizers |= {name: load_tokenizer(name, add_chat_tokens=False) for name in flags.compare}
     documents = (text for shard in source_shards(recipe.data) for text in shard.documents())
     texts = list(texts_for_training(documents, flags.max_bytes, recipe.tokenizer.max_bytes_per_document))
-    table = Table(
-        "tokenizer", "vocabulary", "used", "tokens", "bytes per token", "relative tokens", "exact round trips"
-    )
+    table = Table("tokenizer", "vocabulary", "used", "tokens", "bytes/token", "relative", "round trips")
     for row in compare_tokenizers(tokenizers, texts):
         table.add_row(
             row["tokenizer"],

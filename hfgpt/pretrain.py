@@ -123,6 +123,7 @@ def main(argv: list[str]) -> None:
             "rows": prepared.path.name,
             "tokens_per_step": plan.batch.tokens_per_step,
             "seed": data.seed,
+            "shuffle_window": data.shuffle_window if data.streaming else None,
             "optimizer": plan.optimizer,
             "weight_decay": args.weight_decay,
             "architecture": architecture_keys(model.config),

@@ -157,13 +157,14 @@ def find_recipe(named: str) -> Path:
     if path.is_file():
         return path
     package = Path(__file__).parent
-    for folder in (package.parent / "recipes", package / "_recipes"):  # a checkout, an installed wheel
+    folders = (package.parent / "recipes", package / "_recipes")  # in a checkout, in an installed wheel
+    for folder in folders:
         shipped = folder / f"{path.stem}.yaml"
         if shipped.is_file() and path.suffix in {"", ".yaml"} and path.parent.name in {"", "recipes"}:
             return shipped
     if path.is_dir():
         raise UserError(f"{named} is a folder; name a recipe file, such as recipes/tiny.yaml.")
-    known = sorted(p.stem for p in (package.parent / "recipes").glob("*.yaml"))
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
     raise UserError(
         f"recipe {named} does not exist{_nearest(path.stem, known)}; recipes that ship: {', '.join(known)}."
     )

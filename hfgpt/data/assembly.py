@@ -47,6 +47,9 @@ def assemble(plan: PreparationPlan) -> PreparedData:
 
     Raises UserError if a split has no row, RuntimeError if a shard that is needed is not complete.
     """
+    for folder in ("train", "blocks"):  # of workers that were killed; none is left
+        for path in (plan.folder / folder).glob("*.tmp"):
+            path.unlink()
     records, counts = _collect_blocks(plan)
     train = sum((record.train for record in records), SplitCounts())
     check_documents(plan, counts)
@@ -187,14 +190,20 @@ def check_documents(plan: PreparationPlan, counts: SourceCounts) -> None:
     if fraction and counts.held_out_documents == 0:
         raise UserError(
             f"None of the {counts.documents} documents was held out for validation: raise data.validation_fraction "
-            f"(now {fraction}), cut the text into more documents (data.document_separator), or set "
-            "data.validation_fraction to 0 to train without validation."
+            f"(now {fraction}){_or_threshold(plan)}, cut the text into more documents (data.document_separator), or "
+            "set data.validation_fraction to 0 to train without validation."
         )
+
+
+def _or_threshold(plan: PreparationPlan) -> str:
+    return " or data.tokens_threshold" if plan.settings.max_train_rows is not None else ""
 
 
 def _check_rows(plan: PreparationPlan, counts: SplitCounts, split: str) -> None:
     if counts.rows == 0:
-        more = "bring more text" if split == "train" else "raise data.validation_fraction, or bring more text"
+        more = f"bring more text{_or_threshold(plan)}"
+        if split != "train":
+            more = f"raise data.validation_fraction, or {more}"
         raise UserError(
             f"The {split} split has {counts.tokens} tokens in {counts.documents} documents, too few for one row of "
             f"data.max_length {plan.settings.max_length}: lower data.max_length, or {more}."

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hfgpt.arguments import DataArguments
+from hfgpt.cores import available_cores
 from hfgpt.data.assembly import assemble
+from hfgpt.data.hub_files import download_shards
 from hfgpt.data.preparation import Completion, preparation_lock
 from hfgpt.data.preparation_plan import PreparationPlan, plan_preparation
 from hfgpt.data.prepared import RECORD, PreparedData, open_prepared, tokenizer_identity, write_json
@@ -30,7 +32,7 @@ def prepare_on_cluster(
     slurm: dict[str, Any] | None = None,
 ) -> PreparedData | None:
     """Prepares section `data` as `prepare_data` does, in `tasks` (by default one a source shard) independent tasks,
-    `workers` at a time (-1: all).
+    `workers` at a time (-1: all, on this machine one a core).
 
     `slurm` goes to datatrove's SlurmPipelineExecutor: `partition` and `time` (as "12:00:00") are needed, and `qos`,
     `mem_per_cpu_gb`, `env_command`, `sbatch_args` ... are possible. Ray is the cluster that RAY_ADDRESS names, or one
@@ -63,6 +65,8 @@ def prepare_on_cluster(
         if prepared := open_prepared(plan.folder):
             return prepared
         (plan.folder / RECORD).unlink(missing_ok=True)
+        if plan.settings.max_train_rows is None:
+            download_shards(plan.shards)
         failures = _Failures(logs)
         failures.clear()
         run = _run_on_ray if executor == "ray" else _run_here
@@ -88,16 +92,22 @@ class PrepareShards:
 
         encode = BulkEncoder(self.plan.tokenizer_folder).encode
         completion = Completion(self.plan)
+        has_limit = self.plan.settings.max_train_rows is not None
         for index in range(rank, len(self.plan.shards), world_size):
             try:
+                if has_limit and self._is_enough(completion):
+                    return
                 for _ in prepare_shard(self.plan.folder, index, self.plan.shards[index], encode, self.plan.settings):
-                    pass
+                    if has_limit and self._is_enough(completion):
+                        return
             except UserError as error:
                 self.failures.add(index, error)
                 raise
-            completion.look()
-            if completion.is_enough:
-                return
+
+    @staticmethod
+    def _is_enough(completion: Completion) -> bool:
+        completion.look()
+        return completion.is_enough
 
     def __repr__(self) -> str:
         return f"prepare {len(self.plan.shards)} shards in {self.plan.folder}"
@@ -138,6 +148,7 @@ class _Failures:
 def _run_here(step: Callable, logs: Path, tasks: int, workers: int) -> None:
     from datatrove.executor import LocalPipelineExecutor
 
+    workers = workers if workers > 0 else min(tasks, available_cores())
     # What is complete is told by our own marks, which see a damaged file; datatrove's only know that a task ended.
     LocalPipelineExecutor([step], tasks=tasks, workers=workers, logging_dir=str(logs), skip_completed=False).run()
 
@@ -161,7 +172,8 @@ def _submit_to_slurm(plan: PreparationPlan, logs: Path, tasks: int, workers: int
 
     missing = [name for name in ("partition", "time") if name not in options]
     if missing:
-        raise UserError(f"Slurm needs to know its {' and '.join(missing)}: give --partition NAME and --time 12:00:00.")
+        example = "--slurm '{partition: NAME, time: \"12:00:00\"}'"
+        raise UserError(f"Slurm needs to know its {' and '.join(missing)}: give {example}.")
     # Compute nodes run this very environment, where no other is named.
     options = {"env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"', "qos": ""} | options
     shared = {"skip_completed": False, **options}

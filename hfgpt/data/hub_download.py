@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx2  # the HTTP client of huggingface_hub
 from filelock import FileLock
 from huggingface_hub import HfApi, constants, hf_hub_url, is_offline_mode
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from tqdm import tqdm
 
-from hfgpt.data.hub_client import DamagedFileError, Retries, hub_errors, may_pass
+from hfgpt.data.hub_client import DamagedFileError, Retries, hub_errors, may_pass, with_retries
 from hfgpt.errors import UserError
 
 HASHED_BYTES = 1 << 20
@@ -159,6 +159,10 @@ class _Fetch:
         if self.target.output_dir is None and not self.target.is_there():
             self.target.path.unlink(missing_ok=True)
             # The library links the blob into its cache; it downloads nothing, as the blob is there.
+            with_retries(self._link, self.retries)
+
+    def _link(self) -> None:
+        try:
             self.api.hf_hub_download(
                 self.file.dataset,
                 self.file.path,
@@ -166,6 +170,10 @@ class _Fetch:
                 revision=self.file.commit,
                 cache_dir=self.target.cache,
             )
+        except LocalEntryNotFoundError as error:  # what the library makes of a connection that failed
+            if is_offline_mode():
+                raise
+            raise httpx2.ConnectError(str(error)) from error
 
     def _whole_is_right(self) -> bool:
         whole = self.target.whole

@@ -24,7 +24,7 @@ from hfgpt.arguments import DataArguments
 from hfgpt.data.documents import SourceShard
 from hfgpt.data.hub_client import Retries, hub_errors, may_pass, with_retries
 from hfgpt.data.hub_download import HubFile, download_files, is_cached
-from hfgpt.data.local_files import LocalFile, local_file, natural_order
+from hfgpt.data.local_files import SHARD_BYTES, LocalFile, local_file, natural_order
 from hfgpt.data.unpacking import PACKINGS
 from hfgpt.errors import UserError
 
@@ -35,6 +35,8 @@ PREFERRED_SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".txt")
 NO_DATA = {"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "requirements.txt"}
 SPLIT_WORDS = {"train": "train(?:ing)?", "validation": "val(?:id(?:ation)?)?|dev", "test": "test(?:ing)?|eval"}
 NUMBERED_SPLIT = re.compile(r"(?:.*/)?([\w.]+)-\d{5}-of-\d{5}\b")
+STREAMED_FILES = 2  # of a stream, kept at a time: the one that is read and the one before or after it
+PATIENT = Retries(attempts=20)  # about a quarter of an hour: a run that streams outlives the Hub's bad minutes
 FREE_BYTES = 2_000_000_000  # what a stream leaves free on its disk for checkpoints
 
 
@@ -79,7 +81,7 @@ def recorded_listing(
             if is_offline_mode():
                 raise OfflineModeIsEnabled(dataset)
             info = with_retries(lambda: api.dataset_info(dataset, revision=revision), retries or Retries())
-            files = list_files(info)
+            files = with_retries(lambda: list_files(info), retries or Retries())
         except (httpx2.HTTPError, OSError) as error:
             unreachable = isinstance(error, OfflineModeIsEnabled) or may_pass(error)
             if not unreachable or not record.exists():
@@ -222,53 +224,72 @@ def _preferred(paths) -> set[str]:
 
 @dataclass(frozen=True)
 class HubShard(SourceShard):
-    """One file of a Hub dataset, downloaded when it is first read; `file.path` says what it is, `reader` how to read
-    it. A stream keeps its files in a folder of its own and gives the oldest up when the disk runs short."""
+    """One file of a Hub dataset, or several small ones in a row, each downloaded when it is first read; `readers` say
+    how to read them. A stream keeps few files, in a folder of its own, and gives up those unread for longest."""
 
-    file: HubFile
-    reader: LocalFile
+    files: tuple[HubFile, ...]
+    readers: tuple[LocalFile, ...]
     streaming: bool = False
 
     def documents(self, counts: Counter | None = None) -> Iterator[str]:
-        reader = replace(self.reader, path=self._local_path())
-        yield from reader.documents(Counter() if counts is None else counts)
+        counts = Counter() if counts is None else counts
+        for file, reader in zip(self.files, self.readers, strict=True):
+            yield from replace(reader, path=self._local_path(file)).documents(counts)
 
     def fingerprint(self) -> str:
         """Of the content as the Hub names it, and of how it is read: no download, the same on every machine."""
-        how = self.reader.document_separator if self.reader.format == "txt" else self.reader.text_column
-        return f"{self.file.etag}:{self.reader.format}:{how}"
+        parts = []
+        for file, reader in zip(self.files, self.readers, strict=True):
+            how = reader.document_separator if reader.format == "txt" else reader.text_column
+            parts.append(f"{file.etag}:{reader.format}:{how}")
+        return ",".join(parts)
 
-    def _local_path(self) -> Path:
-        if not self.streaming or is_cached(self.file):
-            return download_files([self.file], progress=False)[0]
-        folder = cached_assets_path("hfgpt", "streamed", self.file.dataset)
-        path = folder / self.file.commit / self.file.path
+    def _local_path(self, file: HubFile) -> Path:
+        if not self.streaming or is_cached(file):
+            return download_files([file], progress=False, retries=PATIENT)[0]
+        folder = cached_assets_path("hfgpt", "streamed", file.dataset)
+        path = folder / file.commit / file.path
         if not path.exists():
-            make_room(folder, self.file.num_bytes + FREE_BYTES)
-            download_files([self.file], output_dir=folder / self.file.commit, progress=False)
+            make_room(folder, file.num_bytes + FREE_BYTES, keep=STREAMED_FILES - 1)
+            download_files([file], output_dir=folder / file.commit, progress=False, retries=PATIENT)
         os.utime(path)
         return path
 
 
-def make_room(folder: Path, num_bytes: int) -> None:
-    """Deletes files below `folder`, those unread for longest first, until `num_bytes` are free or none is left."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    for path in sorted(files, key=lambda path: path.stat().st_mtime):
-        if shutil.disk_usage(folder).free >= num_bytes:
-            return
-        path.unlink(missing_ok=True)
+def make_room(folder: Path, num_bytes: int, keep: int) -> None:
+    """Deletes files below `folder`, those unread for longest first, until at most `keep` are left and `num_bytes` are
+    free, or none is left. Downloads under way are left alone."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".lock", ".partial"}]
+    files.sort(key=lambda path: path.stat().st_mtime)
+    while files and (len(files) > keep or shutil.disk_usage(folder).free < num_bytes):
+        files.pop(0).unlink(missing_ok=True)
 
 
 def hub_shards(data: DataArguments) -> list[SourceShard]:
-    """The files of `data.dataset` as shards, the first `data.num_shards` of them; all are downloaded here, in
-    parallel, unless `data.streaming` leaves each to the moment it is read. Raises UserError."""
+    """The files of `data.dataset` as shards, the first `data.num_shards` files of them, small ones together. Nothing
+    is downloaded here: see `download_shards`. Raises UserError."""
     assert data.dataset is not None
     if data.num_shards is not None and data.num_shards < 1:
         raise UserError(f"data.num_shards is {data.num_shards}: set it to 1 or more, or leave it out for all.")
     files = list_data_files(data.dataset, data.dataset_config, data.dataset_split, data.dataset_revision)
     if data.num_shards is not None and data.num_shards > len(files):
         logger.warning("%s has %d files; data.num_shards asks for %d.", data.dataset, len(files), data.num_shards)
-    files = files[: data.num_shards]
-    if not data.streaming:
+    groups: list[list[HubFile]] = []
+    size = 0
+    for file in files[: data.num_shards]:  # rows are packed by shard: many small files would each lose their tail
+        if not groups or size + file.num_bytes > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(file)
+        size += file.num_bytes
+    return [
+        HubShard(group[0].path, tuple(group), tuple(local_file(Path(f.path), data) for f in group), data.streaming)
+        for group in groups
+    ]
+
+
+def download_shards(shards: Sequence[SourceShard]) -> None:
+    """Download, in parallel, the Hub's files among `shards` that are not here yet; streams download as they read."""
+    files = [file for shard in shards if isinstance(shard, HubShard) and not shard.streaming for file in shard.files]
+    if files:
         download_files(files)
-    return [HubShard(f.path, f, local_file(Path(f.path), data), data.streaming) for f in files]

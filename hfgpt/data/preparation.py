@@ -15,6 +15,7 @@ from hfgpt.arguments import DataArguments
 from hfgpt.cores import available_cores
 from hfgpt.data.assembly import assemble
 from hfgpt.data.bulk_encoding import BulkEncoder
+from hfgpt.data.hub_files import download_shards
 from hfgpt.data.preparation_plan import PreparationPlan, plan_preparation
 from hfgpt.data.prepared import (
     RECORD,
@@ -62,6 +63,8 @@ def prepare_data(data: DataArguments, tokenizer_folder: Path, output_dir: Path) 
             from hfgpt.data.stream import prepare_validation
 
             return prepare_validation(plan)
+        if plan.settings.max_train_rows is None:  # else files come one by one, as far as they are needed
+            download_shards(plan.shards)
         _prepare_missing(plan, data.num_proc or available_cores())
         return assemble(plan)
 

@@ -1,7 +1,6 @@
 """The tokenizer of a run: trained once on the recipe's own text, or taken by name, and never silently reused for other
 settings."""
 
-import dataclasses
 import json
 from itertools import chain
 from pathlib import Path
@@ -21,8 +20,8 @@ SETTINGS_FILE = "hfgpt_tokenizer.json"
 DATA_KEYS = (
     *("dataset", "data_path", "format", "dataset_config", "dataset_split", "dataset_revision", "num_shards"),
     *("gutenberg_books", "columns", "document_separator", "validation_fraction"),
-    *("tinyworld_people", "tinyworld_documents", "seed"),
 )
+TINY_WORLD_KEYS = ("tinyworld_people", "tinyworld_documents", "seed")
 
 
 def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder: Path) -> PreTrainedTokenizerFast:
@@ -35,7 +34,8 @@ def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         if folder.exists():
-            _check_settings(folder, settings)
+            if not data.prepared:  # rows that are prepared say themselves which tokenizer they need
+                _check_settings(folder, settings)
         else:
             made = make_tokenizer(tokenizer, data)
             aside = folder.with_name(folder.name + ".being-written")
@@ -67,13 +67,16 @@ def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTra
 
 
 def _settings(tokenizer: TokenizerArguments, data: DataArguments) -> dict:
+    """What made the tokenizer: `origin` says how, in words, and the rest is what that depends on."""
     if tokenizer.name_or_path:
-        named = {"name_or_path": tokenizer.name_or_path, "add_chat_tokens": tokenizer.add_chat_tokens}
-        return {"tokenizer": named}
-    if data.prepared:
-        return {"data": {"prepared": data.prepared}}
-    trained = {"tokenizer": dataclasses.asdict(tokenizer)}
-    return trained | {"data": {key: getattr(data, key) for key in DATA_KEYS}}
+        return {"origin": f"taken from {tokenizer.name_or_path}", "add_chat_tokens": tokenizer.add_chat_tokens}
+    keys = DATA_KEYS + (TINY_WORLD_KEYS if data.dataset == "tinyworld" else ())
+    limits = ("vocab_size", "max_train_bytes", "max_bytes_per_document")
+    return (
+        {"origin": "trained on the recipe's text"}
+        | {f"tokenizer.{key}": getattr(tokenizer, key) for key in limits}
+        | {f"data.{key}": getattr(data, key) for key in keys}
+    )
 
 
 def _check_settings(folder: Path, wanted: dict) -> None:
@@ -81,11 +84,10 @@ def _check_settings(folder: Path, wanted: dict) -> None:
     if not path.is_file():
         return  # put there by hand: the user's own choice
     found = json.loads(path.read_text(encoding="utf-8"))
-    for section in sorted(wanted.keys() | found.keys()):
-        a, b = found.get(section, {}), wanted.get(section, {})
-        for key in sorted(a.keys() | b.keys()):
-            if a.get(key) != b.get(key):
-                raise UserError(
-                    f"the tokenizer in {folder} was made with {section}.{key} {a.get(key)!r}, not {b.get(key)!r}: "
-                    "remove that folder to make a new one, or choose another --output_root."
-                )
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            what = "was" if key == "origin" else f"was made with {key}"
+            raise UserError(
+                f"the tokenizer in {folder} {what} {found.get(key)}, not {value}: remove that folder to make a new "
+                "one, or choose another --output_root."
+            )

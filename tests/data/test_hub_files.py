@@ -321,8 +321,11 @@ def test_room_is_made_by_giving_up_the_files_unread_for_longest(tmp_path, monkey
         os.utime(tmp_path / name, (time.time() - age * 100,) * 2)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000 - 100 * len(list(tmp_path.iterdir()))))
-    make_room(tmp_path, 850)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    (tmp_path / "under-way.partial").write_bytes(b"x")
+    make_room(tmp_path, 0, keep=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "middle", "under-way.partial"}
+    make_room(tmp_path, 800, keep=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "under-way.partial"}
 
 
 # As processes
@@ -332,7 +335,9 @@ SHARDS_OF = """
 import json, pickle
 from collections import Counter
 from hfgpt.arguments import DataArguments
+from hfgpt.data import hub_files
 from hfgpt.data.documents import source_shards
+hub_files.SHARD_BYTES = {shard_bytes}
 data = DataArguments(**json.loads({arguments!r}))
 shards = pickle.loads(pickle.dumps(source_shards(data)))
 counts = Counter()
@@ -340,8 +345,13 @@ print(json.dumps([[s.name, s.fingerprint(), list(s.documents(counts))] for s in 
 """
 
 
+def shards_code(arguments: dict, shard_bytes: int = 0) -> str:
+    """Code that prints the shards; with `shard_bytes` 0 every file is a shard of its own, as large files are."""
+    return SHARDS_OF.format(arguments=json.dumps(arguments), shard_bytes=shard_bytes)
+
+
 def shards_of(hub_server, tmp_path: Path, env: dict[str, str] | None = None, **arguments) -> list:
-    result = run(hub_server, tmp_path, SHARDS_OF.format(arguments=json.dumps(arguments)), **(env or {}))
+    result = run(hub_server, tmp_path, shards_code(arguments), **(env or {}))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -357,18 +367,49 @@ def test_hub_shards_are_the_first_files_read_as_documents_and_need_no_network_ag
     offline = shards_of(hub_server, tmp_path, {"HF_HUB_OFFLINE": "1"}, dataset="org/docs", num_shards=3)
     assert offline == shards and len(hub_server.requests) == asked
     # What is not in the cache is named, and one changed file changes its own fingerprint alone.
-    code = SHARDS_OF.format(arguments=json.dumps({"dataset": "org/docs", "num_shards": 4}))
+    code = shards_code({"dataset": "org/docs", "num_shards": 4})
     assert "org/docs is not complete in the cache" in run(hub_server, tmp_path, code, HF_HUB_OFFLINE="1").stderr
     hub_server.add_dataset("org/docs", {"shard_1.parquet": parquet(["changed"])})
     changed = shards_of(hub_server, tmp_path, dataset="org/docs", num_shards=3)
     assert [old[1] == new[1] for old, new in zip(shards, changed, strict=True)] == [True, False, True]
 
 
+def test_small_files_of_a_hub_dataset_are_one_shard(hub_server, tmp_path):
+    files = {f"{n}.jsonl": b'{"text": "document %d"}\n' % n for n in range(5)}
+    hub_server.add_dataset("org/pages", files)
+    two = 2 * len(files["0.jsonl"])
+    result = run(hub_server, tmp_path, shards_code({"dataset": "org/pages"}, shard_bytes=two))
+    shards = json.loads(result.stdout)
+    assert [name for name, _, _ in shards] == ["0.jsonl", "2.jsonl", "4.jsonl"]
+    assert [documents for _, _, documents in shards] == [
+        ["document 0", "document 1"],
+        ["document 2", "document 3"],
+        ["document 4"],
+    ]
+
+
+def test_rows_that_are_prepared_need_no_file_of_the_hub_again(hub_server, tmp_path):
+    texts = [f"This is document {n} of a handful, and it is long enough to fill a row or two. " * 3 for n in range(60)]
+    hub_server.add_dataset("org/docs", {f"shard_{n}.parquet": parquet(texts[n * 20 : n * 20 + 20]) for n in range(3)})
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        "tokenizer: {vocab_size: 300}\n"
+        "data: {dataset: org/docs, max_length: 64, validation_fraction: 0.2, num_proc: 1}\n"
+    )
+    words = ["data", "prepare", str(recipe), "--output_root", str(tmp_path / "runs")]
+    code = f"from hfgpt.cli import main; raise SystemExit(main({words!r}))"
+    first = run(hub_server, tmp_path, code)
+    assert first.returncode == 0, first.stderr
+    shutil.rmtree(Path(hub_server.env(tmp_path)["HF_HOME"]) / "hub")
+    hub_server.requests.clear()
+    again = run(hub_server, tmp_path, code)
+    assert again.returncode == 0 and again.stdout == first.stdout
+    assert not [request for request in hub_server.requests if "/resolve/" in request.path]
+
+
 def test_a_stream_downloads_a_file_only_when_it_is_read(hub_server, tmp_path):
     hub_server.add_dataset("org/docs", {f"{n}.jsonl": b'{"text": "document %d"}\n' % n for n in range(5)})
-    code = SHARDS_OF.format(arguments='{"dataset": "org/docs", "streaming": true}').replace(
-        "in shards]", "in shards[:2]]"
-    )
+    code = shards_code({"dataset": "org/docs", "streaming": True}).replace("in shards]", "in shards[:2]]")
     result = run(hub_server, tmp_path, code)
     assert [documents for _, _, documents in json.loads(result.stdout)] == [["document 0"], ["document 1"]]
     fetched = {request.path.split("/")[-1] for request in hub_server.requests if "/resolve/" in request.path}

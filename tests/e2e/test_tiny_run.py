@@ -61,7 +61,7 @@ import json, torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 folder = sys.argv[1]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 AutoModel.from_pretrained(folder, trust_remote_code=True)
 generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
 text = generator("Once upon a time", max_new_tokens=200, do_sample=False)[0]["generated_text"]
@@ -116,7 +116,7 @@ def test_tokenizer_and_data_tools_look_at_the_run(tiny_run):
     folder, _ = tiny_run
     root = ("--output_root", folder.parent)
     stats = succeed("hfgpt", "tokenizer", "stats", "recipes/tiny.yaml", *root, "--max_bytes", "200000")
-    assert "bytes per token" in stats.stdout and "100.0%" in stats.stdout
+    assert "bytes/token" in stats.stdout and "100.0%" in stats.stdout
     inspected = succeed("hfgpt", "data", "inspect", "recipes/tiny.yaml", *root)
     assert "<|bos|>" in inspected.stdout
     again = succeed("hfgpt", "data", "prepare", "recipes/tiny.yaml", *root)
