@@ -2,6 +2,7 @@
 
 import ast
 import json as jsonlib
+import sys
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,7 +125,7 @@ def tokenizer_stats(argv: list[str]) -> None:
             f"{row['relative_tokens']:.3f}",
             f"{row['round_trip_exact']:.1%}",
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 @dataclass
