@@ -22,10 +22,11 @@ SHARED_SECTIONS: dict[str, type] = {"model": ModelArguments, "tokenizer": Tokeni
 DEFAULT_RECIPE = "tiny"
 # Keys that only one section may own, although HF's argument classes have a field of the same name.
 OWNERS = {"seed": "data", "max_length": "data", "vocab_size": "tokenizer"}
-# Where text comes from: a source given as a flag replaces the source in the file.
-SOURCE_KEYS = ("dataset", "data_path")
-# How long to train: a length given as a flag replaces every length in the file.
+# Alternatives, of which one that is given as a flag replaces those in the file: how long to train, where text comes
+# from, and which shape the model has.
 LENGTH_KEYS = ("max_steps", "target_flops", "target_param_data_ratio", "num_train_epochs")
+SOURCE_KEYS = ("dataset", "data_path")
+SHAPE_KEYS = ("depth", "preset")
 
 StageT = TypeVar("StageT")
 
@@ -140,15 +141,18 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
         recipe.given_by[section, key] = "flag"
     recipe.run = RunArguments(**run_values)
     for section in STAGES:
-        if any(recipe.given_by.get((section, key)) == "flag" for key in LENGTH_KEYS):
-            for key in LENGTH_KEYS:
-                if recipe.given_by.get((section, key)) == "file":
-                    recipe.sections[section].pop(key)
-    if any(recipe.given_by.get(("data", key)) == "flag" for key in SOURCE_KEYS):
-        for key in (*SOURCE_KEYS, "dataset_config", "prepared"):
-            if recipe.given_by.get(("data", key)) == "file":
-                recipe.sections["data"].pop(key)
+        _replace_alternatives(recipe, section, LENGTH_KEYS, LENGTH_KEYS)
+    _replace_alternatives(recipe, "data", SOURCE_KEYS, (*SOURCE_KEYS, "dataset_config", "prepared"))
+    _replace_alternatives(recipe, "model", SHAPE_KEYS, SHAPE_KEYS)
     return recipe
+
+
+def _replace_alternatives(recipe: Recipe, section: str, keys: tuple[str, ...], replaced: tuple[str, ...]) -> None:
+    """Where a flag gave one of `keys`, what the file says for `replaced` goes."""
+    if any(recipe.given_by.get((section, key)) == "flag" for key in keys):
+        for key in replaced:
+            if recipe.given_by.get((section, key)) == "file":
+                recipe.sections[section].pop(key)
 
 
 def find_recipe(named: str) -> Path:

@@ -126,6 +126,11 @@ def test_a_source_given_as_a_flag_replaces_the_source_of_the_file(tmp_path):
     assert (data.dataset, data.dataset_config, data.data_path, data.max_length) == (None, None, ["mine.txt"], 64)
 
 
+def test_a_shape_given_as_a_flag_replaces_the_shape_of_the_file(tmp_path):
+    model = recipe_of(tmp_path, "model: {depth: 4, qk_norm: false}\n", "--preset", "gpt2").model
+    assert (model.depth, model.preset, model.qk_norm) == (None, "gpt2", False)
+
+
 def test_a_recipe_that_a_run_left_keeps_the_runs_name(tmp_path):
     path = tmp_path / "runs" / "mine" / "pretrain" / "recipe.yaml"
     path.parent.mkdir(parents=True)
