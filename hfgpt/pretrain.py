@@ -164,6 +164,7 @@ def main(argv: list[str]) -> None:
     if args.log_histograms:
         trainer.add_callback(HistogramCallback())
 
+    trainer.accelerator.wait_for_everyone()  # until the main process has removed what --overwrite removes
     checkpoint = named_checkpoint(args.resume_from_checkpoint) or checkpoint_to_resume(folders.stage, say)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     evaluated = any("eval_loss" in log and log["step"] == plan.max_steps for log in trainer.state.log_history)

@@ -229,10 +229,15 @@ def test_a_run_does_not_go_on_with_what_would_change_its_steps(pretrain):
 def test_overwrite_leaves_nothing_of_the_run_before(pretrain):
     first = pretrain("--save_steps", "2", "--save_total_limit", "1", name="again")
     old = (first / "checkpoint-6" / "model.safetensors").read_bytes()
+    others = [first / "notes.json", first / "picture.png", first / "runs" / "kept.txt", first / "checkpoint-notes"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not the run's")
     pretrain("--overwrite", "--max_steps", "4", "--save_steps", "2", "--save_total_limit", "1", name="again")
-    assert [path.name for path in first.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert [path.name for path in first.glob("checkpoint-[0-9]*")] == ["checkpoint-4"]
     assert [record["step"] for record in read_records(first / "metrics.jsonl") if "loss" in record] == [1, 2, 3, 4]
     assert (first / "model.safetensors").read_bytes() != old
+    assert all(path.read_text() == "not the run's" for path in others)
 
 
 def test_a_run_without_held_out_rows_and_with_few_records_ends_well(pretrain, tmp_path):
