@@ -80,6 +80,7 @@ class DataArguments:
     dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub dataset.")
     num_shards: int | None = _option(None, "Take only the first N files of a Hub dataset.")
     gutenberg_books: list[int] = _option([], "Project Gutenberg book numbers, for dataset: gutenberg.")
+    content: Literal["text", "chat"] = _option("text", "text, or chat: conversations, rendered by the chat template.")
     columns: dict[str, str] = _option({}, "Which column holds what, as {text: content}; text is text by default.")
     document_separator: str = _option(
         "auto", "Where a .txt file is cut into documents: auto, file, line, blank_line, or any literal string."
@@ -98,3 +99,6 @@ class DataArguments:
     seed: int = _option(42, "Seed of initialisation, data order, dropout and sampling.")
     tinyworld_people: int = _option(200, "People of the tiny world; each has four facts.")
     tinyworld_documents: int = _option(20_000, "Documents told about the tiny world.")
+    tinyworld_conversations: int = _option(10_000, "Conversations about the tiny world.")
+    tinyworld_preferences: int = _option(2_000, "Preference pairs about the tiny world.")
+    tinyworld_prompts: int = _option(2_000, "Prompts with a checkable answer, the tiny world's sums.")

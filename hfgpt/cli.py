@@ -29,7 +29,10 @@ def _hfgpt(version: Annotated[bool, typer.Option("--version", help="Print the ve
         raise typer.Exit
 
 
-def _command(group: typer.Typer, name: str, where: str, help: str) -> None:
+RECIPE_WORDS = "[RECIPE] [--key value ...]"
+
+
+def _command(group: typer.Typer, name: str, where: str, help: str, words: str = RECIPE_WORDS) -> None:
     """Add a subcommand that hands all its arguments to the function `where` ("module:function")."""
     module, _, function = where.partition(":")
 
@@ -38,7 +41,11 @@ def _command(group: typer.Typer, name: str, where: str, help: str) -> None:
         raise typer.Exit(run_command(body, context.args))
 
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    group.command(name, help=help, context_settings=settings, options_metavar="[RECIPE] [--key value ...]")(command)
+    takes_recipe = words == RECIPE_WORDS
+    # The commands that take a folder have an argument parser, and with it help, of their own.
+    group.command(name, help=help, context_settings=settings, options_metavar=words, add_help_option=takes_recipe)(
+        command
+    )
 
 
 _command(
@@ -46,6 +53,64 @@ _command(
     "pretrain",
     "hfgpt.pretrain:main",
     "Text to a base model. Any key of the recipe is a flag: hfgpt pretrain recipes/tiny.yaml --learning_rate 0.01",
+)
+_command(
+    app,
+    "midtrain",
+    "hfgpt.midtrain:main",
+    "A base model goes on over text and conversations: hfgpt midtrain recipes/tiny.yaml",
+)
+_command(
+    app,
+    "sft",
+    "hfgpt.sft:main",
+    "A model learns to answer: hfgpt sft recipes/tiny.yaml --sft.data_path my_conversations.jsonl",
+)
+_command(
+    app,
+    "dpo",
+    "hfgpt.dpo:main",
+    "A chat model learns which answers are preferred: hfgpt dpo recipes/tiny.yaml --beta 0.05",
+)
+_command(
+    app,
+    "grpo",
+    "hfgpt.grpo:main",
+    "A chat model learns from answers that can be checked: hfgpt grpo recipes/tiny.yaml --num_generations 16",
+)
+_command(
+    app,
+    "run",
+    "hfgpt.run:main",
+    "Every stage of a recipe, in order, with a table of abilities: hfgpt run recipes/tiny.yaml --from sft",
+)
+_command(
+    app,
+    "chat",
+    "hfgpt.chat.terminal:main",
+    "Talk to a model in the terminal: hfgpt chat runs/tiny",
+    "DIR [--key value ...]",
+)
+_command(
+    app,
+    "web",
+    "hfgpt.chat.web:main",
+    "Talk to a run's models in the browser: hfgpt web runs/tiny",
+    "DIR [--key value ...]",
+)
+_command(
+    app,
+    "serve",
+    "hfgpt.chat.serve:main",
+    "An OpenAI-compatible API: hfgpt serve runs/tiny",
+    "DIR [--key value ...]",
+)
+_command(
+    app,
+    "space",
+    "hfgpt.chat.space:main",
+    "A folder that is a ready HuggingFace Space: hfgpt space runs/tiny --output_dir my_space",
+    "DIR [--key value ...]",
 )
 _command(
     app,

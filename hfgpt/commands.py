@@ -69,6 +69,7 @@ def stage_keys() -> set[str]:
     assert transformers is not None and transformers.submodule_search_locations
     sources = (
         (Path(transformers.submodule_search_locations[0]) / "training_args.py", "TrainingArguments"),
+        (Path(__file__).parent / "training" / "arguments.py", "StageArguments"),
         (Path(__file__).parent / "training" / "arguments.py", "PretrainArguments"),
     )
     names = set()

@@ -142,7 +142,8 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
     recipe.run = RunArguments(**run_values)
     for section in STAGES:
         _replace_alternatives(recipe, section, LENGTH_KEYS, LENGTH_KEYS)
-    _replace_alternatives(recipe, "data", SOURCE_KEYS, (*SOURCE_KEYS, "dataset_config", "prepared"))
+    for section in ("data", *STAGES):
+        _replace_alternatives(recipe, section, SOURCE_KEYS, (*SOURCE_KEYS, "dataset_config", "prepared", "mixture"))
     _replace_alternatives(recipe, "model", SHAPE_KEYS, SHAPE_KEYS)
     return recipe
 

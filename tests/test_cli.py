@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hfgpt.cli import main
+from hfgpt.recipe import STAGES
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 HEAVY = {"torch", "transformers", "datasets", "trl", "lm_eval", "matplotlib"}
@@ -33,11 +34,19 @@ def test_every_recipe_has_a_plan(path, capsys):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_key_of_every_recipe_is_one_that_its_stage_takes_and_is_commented(path):
+    from hfgpt.data.mixture_sources import sources_of
     from hfgpt.recipe import load_recipe
-    from hfgpt.training.arguments import PretrainArguments
+    from hfgpt.training.arguments import MidtrainArguments, PretrainArguments
+    from hfgpt.training.chat_arguments import DpoArguments, GrpoArguments, SftArguments
 
-    recipe = load_recipe([str(path)], "pretrain", PretrainArguments)
-    recipe.section("pretrain", PretrainArguments, output_dir="unused", use_cpu=True)
+    classes = (PretrainArguments, MidtrainArguments, SftArguments, DpoArguments, GrpoArguments)
+    for stage, arguments_class in zip(STAGES, classes, strict=True):
+        recipe = load_recipe([str(path)], stage, arguments_class)
+        if stage in recipe.sections:
+            section = recipe.section(stage, arguments_class, output_dir="unused", use_cpu=True)
+        if stage == "midtrain" and stage in recipe.sections:
+            assert sum(weight for _, weight in sources_of(section.mixture, recipe.data, "mixture")) == pytest.approx(1)
+    assert {"pretrain", "sft"} <= set(recipe.sections)
     text = path.read_text()
     assert text.startswith(f"# {path.stem}: ")
     keys = [line for line in text.splitlines() if re.match(r"  \w+:", line)]

@@ -88,9 +88,7 @@ class PrepareShards:
         self.failures = failures
 
     def __call__(self, documents: Any, rank: int = 0, world_size: int = 1) -> None:
-        from hfgpt.data.bulk_encoding import BulkEncoder
-
-        encode = BulkEncoder(self.plan.tokenizer_folder).encode
+        encode = self.plan.encoder().encode
         completion = Completion(self.plan)
         has_limit = self.plan.settings.max_train_rows is not None
         for index in range(rank, len(self.plan.shards), world_size):

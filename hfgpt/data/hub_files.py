@@ -25,6 +25,7 @@ from hfgpt.data.documents import SourceShard
 from hfgpt.data.hub_client import Retries, hub_errors, may_pass, with_retries
 from hfgpt.data.hub_download import HubFile, download_files, is_cached
 from hfgpt.data.local_files import SHARD_BYTES, LocalFile, local_file, natural_order
+from hfgpt.data.row_formats import Row
 from hfgpt.data.unpacking import PACKINGS
 from hfgpt.errors import UserError
 
@@ -236,6 +237,12 @@ class HubShard(SourceShard):
         for file, reader in zip(self.files, self.readers, strict=True):
             yield from replace(reader, path=self._local_path(file)).documents(counts)
 
+    def rows(self, counts: Counter) -> Iterator[tuple[str, Row]]:
+        """Every row with the name of its file on the Hub; `empty_files` are counted."""
+        for file, reader in zip(self.files, self.readers, strict=True):
+            for _, row in replace(reader, path=self._local_path(file)).rows(counts):
+                yield f"{file.path} of {file.dataset}", row
+
     def fingerprint(self) -> str:
         """Of the content as the Hub names it, and of how it is read: no download, the same on every machine."""
         parts = []
@@ -265,7 +272,7 @@ def make_room(folder: Path, num_bytes: int, keep: int) -> None:
         files.pop(0).unlink(missing_ok=True)
 
 
-def hub_shards(data: DataArguments) -> list[SourceShard]:
+def hub_shards(data: DataArguments) -> list[HubShard]:
     """The files of `data.dataset` as shards, the first `data.num_shards` files of them, small ones together. Nothing
     is downloaded here: see `download_shards`. Raises UserError."""
     assert data.dataset is not None

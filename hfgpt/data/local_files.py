@@ -1,4 +1,5 @@
-"""Local files as source shards: finds the files that `data.data_path` names and reads each by its format."""
+"""Local files as source shards: finds the files that `data.data_path` names and reads each by its format, as
+documents or as rows."""
 
 import glob
 import os
@@ -12,8 +13,10 @@ from pathlib import Path
 from hfgpt.arguments import DataArguments
 from hfgpt.data.documents import SourceShard
 from hfgpt.data.plain_text import txt_documents
-from hfgpt.data.row_formats import ROW_FORMATS
+from hfgpt.data.row_formats import ROW_FORMATS, Row
+from hfgpt.data.row_texts import row_texts
 from hfgpt.data.unpacking import PACKINGS, byte_blocks
+from hfgpt.data.url_files import is_url, local_copy
 from hfgpt.errors import UserError
 
 FORMATS_OF_SUFFIX = {  # the first is what `format: auto` takes, the others may be asked for
@@ -49,7 +52,20 @@ class LocalFile:
         elif self.format == "txt":
             yield from txt_documents(self.path, self.document_separator, counts)
         else:
-            yield from ROW_FORMATS[self.format](self.path, self.text_column, counts)
+            yield from row_texts(self.path, self.format, self.text_column, counts)
+
+    def rows(self, counts: Counter) -> Iterator[tuple[str, Row]]:
+        """The file's rows with its path. Raises UserError for plain text, which has none."""
+        if self.format not in ROW_FORMATS:
+            raise UserError(
+                f"{self.path} is plain text, but conversations and preferences are rows: give .jsonl, .json, .csv or "
+                '.parquet, as {"messages": [{"role": "user", "content": "..."}, ...]} in each line of a .jsonl file.'
+            )
+        if next(byte_blocks(self.path), None) is None:
+            counts["empty_files"] += 1
+            return
+        for row in ROW_FORMATS[self.format](self.path, None):
+            yield str(self.path), row
 
     def fingerprint(self) -> str:
         """Size and time of change, and how the file is read."""
@@ -68,6 +84,11 @@ class FileShard(SourceShard):
         counts = Counter() if counts is None else counts
         for file in self.files:
             yield from file.documents(counts)
+
+    def rows(self, counts: Counter) -> Iterator[tuple[str, Row]]:
+        """Every row with the path of its file; `empty_files` are counted."""
+        for file in self.files:
+            yield from file.rows(counts)
 
     def fingerprint(self) -> str:
         digest = blake2b(digest_size=16)
@@ -136,6 +157,8 @@ def natural_order(name: str) -> tuple:
 
 def _files_of(entry: str, data: DataArguments) -> list[Path]:
     """The files that one entry of `data.data_path` names; a file named outright must be readable by its format."""
+    if is_url(entry):
+        return [local_copy(entry)]
     path = Path(os.path.abspath(os.path.expanduser(entry)))
     if path.is_file():
         return [path]

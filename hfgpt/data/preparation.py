@@ -14,7 +14,6 @@ from tqdm import tqdm
 from hfgpt.arguments import DataArguments
 from hfgpt.cores import available_cores
 from hfgpt.data.assembly import assemble
-from hfgpt.data.bulk_encoding import BulkEncoder
 from hfgpt.data.hub_files import download_shards
 from hfgpt.data.preparation_plan import PreparationPlan, plan_preparation
 from hfgpt.data.prepared import (
@@ -135,7 +134,7 @@ def _work(plan: PreparationPlan, num_proc: int, done: "Completion") -> Iterator[
     def is_time_for_workers() -> bool:
         return min(num_proc, len(done.missing)) > 1 and time.monotonic() - start > _ALONE_SECONDS
 
-    encoder = BulkEncoder(plan.tokenizer_folder, num_threads=num_proc)
+    encoder = plan.encoder(num_threads=num_proc)
     for index in list(done.missing):
         for _ in prepare_shard(plan.folder, index, plan.shards[index], encoder.encode, plan.settings):
             yield

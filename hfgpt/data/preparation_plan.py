@@ -7,6 +7,8 @@ from typing import Any
 
 from hfgpt.arguments import DataArguments
 from hfgpt.data.blocks import BlockSettings
+from hfgpt.data.bulk_encoding import BulkEncoder
+from hfgpt.data.chat_documents import ChatEncoder, chat_document_shards
 from hfgpt.data.documents import SourceShard, source_shards
 from hfgpt.data.prepared import FORMAT_VERSION, TokenizerIdentity, digest_of
 from hfgpt.errors import UserError
@@ -21,6 +23,12 @@ class PreparationPlan:
     shards: list[SourceShard]
     settings: BlockSettings
     inputs: dict[str, Any]  # what the folder's key was made of
+    content: str = "text"
+
+    def encoder(self, num_threads: int = 1) -> BulkEncoder | ChatEncoder:
+        """What turns this preparation's documents into token ids."""
+        encoder_class = ChatEncoder if self.content == "chat" else BulkEncoder
+        return encoder_class(self.tokenizer_folder, num_threads=num_threads)
 
 
 def plan_preparation(
@@ -32,7 +40,9 @@ def plan_preparation(
     world), the tokenizer and the options in BlockSettings. Raises UserError for a source or an option that cannot be.
     """
     _check_options(data)
-    shards = source_shards(data)
+    tokenizer_folder = Path(tokenizer_folder)
+    is_chat = data.content == "chat"
+    shards = chat_document_shards(data, tokenizer_folder) if is_chat else source_shards(data)
     settings = BlockSettings(
         max_length=data.max_length,
         shard_size=data.shard_size,
@@ -49,14 +59,16 @@ def plan_preparation(
         "num_shards": len(shards),
         "tokenizer": identity.digest,
         "streaming": data.streaming,
+        **({"content": data.content} if is_chat else {}),
         **asdict(settings),
     }
     return PreparationPlan(
         folder=Path(output_dir) / digest_of(inputs)[:16],
-        tokenizer_folder=Path(tokenizer_folder),
+        tokenizer_folder=tokenizer_folder,
         shards=shards,
         settings=settings,
         inputs=inputs,
+        content=data.content,
     )
 
 

@@ -1,18 +1,20 @@
-"""The text column of JSON lines, JSON, CSV and Parquet files, one generator a format, each flat in memory. What cannot
-be read is a UserError that names file and row; what is left out is counted."""
+"""The rows of JSON lines, JSON, CSV and Parquet files, one generator a format, each flat in memory. What cannot be
+read is a UserError that names file and row."""
 
 import csv
 import json
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from hfgpt.data.unpacking import PACKINGS, byte_blocks, text_blocks, text_lines
 from hfgpt.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_CSV_FIELD_CHARS = 1 << 28  # an unclosed quote ends here instead of swallowing the file
 PARQUET_BATCH_ROWS = 256
@@ -20,27 +22,37 @@ PARQUET_BATCH_ROWS = 256
 _DATA_LIST = re.compile(r'\{\s*"data"\s*:\s*\[')
 
 
-def jsonl_documents(path: Path, column: str, counts: Counter) -> Iterator[str]:
-    """The text column of JSON lines."""
+class Row(NamedTuple):
+    """A row of a file: an object with named columns, but in JSON, which may hold anything. `where` is `line 3` of its
+    file, or `row 3`."""
 
-    def rows() -> Iterator[tuple[int, object]]:
-        for number, line in enumerate(text_lines(path), start=1):
-            if line and not line.isspace():
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                    raise UserError(f"{path}: line {number} is not valid JSON ({what}); mend or remove it.") from error
+    unit: str
+    number: int
+    value: Any
 
-    return _object_texts(rows(), path, "line", column, counts)
+    @property
+    def where(self) -> str:
+        return f"{self.unit} {self.number}"
 
 
-def json_documents(path: Path, column: str, counts: Counter) -> Iterator[str]:
-    """The text column of a list of objects, of {"data": [...]}, or of objects one after the other."""
-    return _object_texts(enumerate(_json_rows(path), start=1), path, "row", column, counts)
+def jsonl_rows(path: Path, text_column: str | None = None) -> Iterator[Row]:
+    """The values of JSON lines; blank lines are no rows."""
+    for number, line in enumerate(text_lines(path), start=1):
+        if line and not line.isspace():
+            try:
+                yield Row("line", number, json.loads(line))
+            except (ValueError, RecursionError) as error:
+                what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                raise UserError(f"{path}: line {number} is not valid JSON ({what}); mend or remove it.") from error
 
 
-def _json_rows(path: Path) -> Iterator[object]:
+def json_rows(path: Path, text_column: str | None = None) -> Iterator[Row]:
+    """The values of a list, of {"data": [...]}, or of values one after the other."""
+    for number, value in enumerate(_json_values(path), start=1):
+        yield Row("row", number, value)
+
+
+def _json_values(path: Path) -> Iterator[object]:
     text = _JsonText(path)
     first = text.peek()
     if data_list := _DATA_LIST.match(text.text, text.position):
@@ -128,15 +140,15 @@ class _JsonText:
         return UserError(f"{self.path}: line {line} is not valid JSON ({what}); mend the file.")
 
 
-def csv_documents(path: Path, column: str, counts: Counter) -> Iterator[str]:
-    """The text column of a comma-separated file whose first row names the columns; quotes as in RFC 4180."""
+def csv_rows(path: Path, text_column: str | None = None) -> Iterator[Row]:
+    """The rows of a comma-separated file whose first row names the columns; quotes as in RFC 4180. Raises UserError
+    where there is no `text_column`."""
     csv.field_size_limit(MAX_CSV_FIELD_CHARS)
     reader = csv.reader((line + "\n" for line in text_lines(path)), strict=True)
     try:
         header = next(reader, [])
-        if column not in header:
-            raise _missing_column(path, "", header, column)
-        index = header.index(column)
+        if text_column is not None and text_column not in header:
+            raise missing_text_column(path, "", header, text_column)
         for row in reader:
             if not row:
                 continue
@@ -145,16 +157,14 @@ def csv_documents(path: Path, column: str, counts: Counter) -> Iterator[str]:
                     f"{path}: the row that ends at line {reader.line_num} has {len(row)} fields, but the header "
                     f"names {len(header)} columns; mend or remove it."
                 )
-            text = _checked_text(row[index], path, "line", reader.line_num, column, counts)
-            if text is not None:
-                yield text
+            yield Row("line", reader.line_num, dict(zip(header, row, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path}: line {reader.line_num} is not valid CSV ({error}); mend the file.") from error
 
 
-def parquet_documents(path: Path, column: str, counts: Counter) -> Iterator[str]:
-    """The text column of a Parquet file, read in batches of rows; one inside .gz or .zst is unpacked to a temporary
-    file first, because Parquet is read from its end."""
+def parquet_rows(path: Path, text_column: str | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file, read in batches, or of them `text_column` alone, which must hold text. A file inside
+    .gz or .zst is unpacked to a temporary one first, because Parquet is read from its end."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -170,22 +180,14 @@ def parquet_documents(path: Path, column: str, counts: Counter) -> Iterator[str]
                     source.write(block)
             # Without pre_buffer, and with a buffer, a column chunk is read piece by piece.
             file = stack.enter_context(parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20))
-            schema = file.schema_arrow
-            if column not in schema.names:
-                raise _missing_column(path, "", schema.names, column)
-            kind = schema.field(column).type
-            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-                raise UserError(
-                    f"{path}: column '{column}' holds {kind} from row 1 on, not text; "
-                    "set data.columns to {text: NAME} with the column that holds text."
-                )
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[column], use_threads=False):
-                for value in batch.column(0).to_pylist():
+            columns = None
+            if text_column is not None:
+                _check_text_column(path, file.schema_arrow, text_column)
+                columns = [text_column]
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
+                for value in batch.to_pylist():
                     rows_read += 1
-                    text = _checked_text(value, path, "row", rows_read, column, counts)
-                    if text is not None:
-                        yield text
+                    yield Row("row", rows_read, {name: _without_nulls(cell) for name, cell in value.items()})
         except UnicodeDecodeError as error:
             rows = f"{rows_read + 1} to {rows_read + PARQUET_BATCH_ROWS}"
             raise UserError(f"{path}: a text among rows {rows} is not valid UTF-8 ({error.reason}).") from error
@@ -194,48 +196,38 @@ def parquet_documents(path: Path, column: str, counts: Counter) -> Iterator[str]
             raise UserError(f"{path} is no readable Parquet file ({what}); fetch or write it again.") from error
 
 
-def _object_texts(
-    rows: Iterator[tuple[int, object]], path: Path, unit: str, column: str, counts: Counter
-) -> Iterator[str]:
-    for number, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}: {unit} {number} is a JSON {_json_type(row)}, not an object with named columns; "
-                f'write each document as {{"{column}": "..."}}.'
-            )
-        if column not in row:
-            raise _missing_column(path, f"{unit} {number} of ", list(row), column)
-        text = _checked_text(row[column], path, unit, number, column, counts)
-        if text is not None:
-            yield text
+def _check_text_column(path: Path, schema: "pa.Schema", column: str) -> None:
+    import pyarrow as pa
 
-
-def _checked_text(value: object, path: Path, unit: str, number: int, column: str, counts: Counter) -> str | None:
-    """The value if it is text to learn from; None, counted, if it is null, blank or not valid Unicode."""
-    if value is None or value == "" or (isinstance(value, str) and value.isspace()):
-        counts["rows_without_text"] += 1
-        return None
-    if not isinstance(value, str):
+    if column not in schema.names:
+        raise missing_text_column(path, "", schema.names, column)
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise UserError(
-            f"{path}: {unit} {number} has a {_json_type(value)} in column '{column}', not text; "
-            "mend the row, or set data.columns to {text: NAME} with the column that holds text."
+            f"{path}: column '{column}' holds {kind} from row 1 on, not text; "
+            "set data.columns to {text: NAME} with the column that holds text."
         )
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair, left by crawlers that cut text inside an emoji
-            counts["rows_with_broken_unicode"] += 1
-            return None
-    return value
 
 
-def _json_type(value: object) -> str:
+def _without_nulls(cell: Any) -> Any:
+    """A cell without the nulls of nested objects: Parquet gives each object of a column the keys of all of them."""
+    if isinstance(cell, dict):
+        return {key: _without_nulls(value) for key, value in cell.items() if value is not None}
+    if isinstance(cell, list):
+        return [_without_nulls(value) for value in cell]
+    return cell
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of `value`."""
     names: list[tuple[type, str]] = [(bool, "boolean"), (int, "number"), (float, "number"), (str, "string")]
     names += [(list, "list"), (dict, "object")]
     return next((name for kind, name in names if isinstance(value, kind)), "null")
 
 
-def _missing_column(path: Path, where: str, columns: list[str], column: str) -> UserError:
+def missing_text_column(path: Path, where: str, columns: list[str], column: str) -> UserError:
+    """The error for a row, or with an empty `where` a file, that lacks the column of text."""
     present = ", ".join(f"'{name}'" for name in columns) or "none"
     return UserError(
         f"{where}{path} has no column '{column}' (columns there: {present}); "
@@ -243,9 +235,9 @@ def _missing_column(path: Path, where: str, columns: list[str], column: str) -> 
     )
 
 
-ROW_FORMATS: dict[str, Callable[[Path, str, Counter], Iterator[str]]] = {
-    "jsonl": jsonl_documents,
-    "json": json_documents,
-    "csv": csv_documents,
-    "parquet": parquet_documents,
+ROW_FORMATS: dict[str, Callable[[Path, str | None], Iterator[Row]]] = {
+    "jsonl": jsonl_rows,
+    "json": json_rows,
+    "csv": csv_rows,
+    "parquet": parquet_rows,
 }

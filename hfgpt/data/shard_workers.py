@@ -22,6 +22,7 @@ from pathlib import Path
 
 from hfgpt.data.blocks import BlockSettings
 from hfgpt.data.bulk_encoding import BulkEncoder
+from hfgpt.data.chat_documents import ChatEncoder
 from hfgpt.data.documents import SourceShard
 from hfgpt.data.shard_task import prepare_shard
 from hfgpt.errors import UserError
@@ -35,7 +36,7 @@ class Job:
 
     folder: Path
     settings: BlockSettings
-    encoder: BulkEncoder  # pickled, it need not find out anew how to encode
+    encoder: BulkEncoder | ChatEncoder  # pickled, it need not find out anew how to encode
 
 
 def prepare_shards(job: Job, shards: Iterable[tuple[int, SourceShard]], num_workers: int) -> Iterator[None]:

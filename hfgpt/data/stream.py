@@ -15,7 +15,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from hfgpt.arguments import DataArguments
 from hfgpt.data.assembly import SourceCounts, check_documents, write_prepared
 from hfgpt.data.blocks import HeldOutDocument, content_hash, shard_blocks, utf8
-from hfgpt.data.bulk_encoding import BulkEncoder
 from hfgpt.data.order import row_order
 from hfgpt.data.preparation_plan import PreparationPlan, plan_preparation
 from hfgpt.data.prepared import PreparedData, tokenizer_identity
@@ -51,7 +50,7 @@ class StreamedRows(IterableDataset):
     def __init__(self, data: DataArguments, tokenizer_folder: Path, total_rows: int | None = None):
         identity = tokenizer_identity(tokenizer_folder)
         self.plan = plan_preparation(data, tokenizer_folder, identity, output_dir=Path())
-        self.encoder = BulkEncoder(tokenizer_folder, num_threads=data.num_proc or 1)
+        self.encoder = self.plan.encoder(num_threads=data.num_proc or 1)
         self.seed = data.seed
         self.window = max(data.shuffle_window, 1)
         self.total_rows = total_rows
@@ -156,7 +155,7 @@ def prepare_validation(plan: PreparationPlan) -> PreparedData:
     held_out: list[HeldOutDocument] = []
     tokens = 0
     if settings.validation_fraction > 0:
-        encode = BulkEncoder(plan.tokenizer_folder).encode
+        encode = plan.encoder().encode
         for text in _held_out_texts(plan, counts):
             (ids,) = encode([text])
             held_out.append(HeldOutDocument(content_hash(text), len(utf8(text)), ids.astype(settings.token_type)))

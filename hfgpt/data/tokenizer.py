@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,45 +36,26 @@ SPLIT_PATTERN = (
 )
 
 # The template writes BOS itself, and apply_chat_template tokenizes with add_special_tokens=False, so that chats too
-# start with exactly one. What the assistant says and its <|end|> stand inside the generation marks, nothing else.
-CHAT_TEMPLATE = """\
-{%- macro text_of(message) -%}
-    {%- if message.content is string -%}
-        {{- message.content -}}
-    {%- elif message.content is defined and message.content is iterable and message.content is not mapping -%}
-        {%- for part in message.content -%}
-            {%- if part is string -%}
-                {{- part -}}
-            {%- elif part.type == "text" -%}
-                {{- part.text -}}
-            {%- else -%}
-                {{- raise_exception("The " ~ message.role ~ "'s message has a part that is not text: " ~ part.type) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- else -%}
-        {{- raise_exception("The " ~ message.role ~ "'s message has no content (a string, or parts of text)") -}}
-    {%- endif -%}
-{%- endmacro -%}
-{{- bos_token -}}
-{%- for message in messages -%}
-    {%- if message.role == "assistant" -%}
-        {{- "<|assistant|>" -}}
-        {%- generation -%}
-            {{- text_of(message) -}}
-            {{- "<|end|>" -}}
-        {%- endgeneration -%}
-    {%- elif message.role in ["system", "user", "tool"] -%}
-        {{- "<|" ~ message.role ~ "|>" -}}
-        {{- text_of(message) -}}
-        {{- "<|end|>" -}}
-    {%- else -%}
-        {{- raise_exception("Unknown role " ~ message.role ~ ": use system, user, assistant or tool") -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- "<|assistant|>" -}}
-{%- endif -%}
-"""
+# start with exactly one.
+CHAT_TEMPLATE = (files("hfgpt.data") / "chat_template.jinja").read_text(encoding="utf-8")
+_TAKEN_APART = re.compile(r"(?<=set taken_apart = )\{.*?\}", re.DOTALL)
+
+
+def chat_template_for(special_tokens: Iterable[str]) -> str:
+    """Our chat template for a tokenizer that has these special tokens beside ours: in what anyone says each of them
+    is taken apart, as "<|end|>" into "<| end |>", so that text never becomes a special token."""
+    # The spaces put in can make no other token; a longer one comes first, as its pieces may hold a shorter one.
+    tokens = sorted({*special_tokens, *SPECIAL_TOKENS}, key=lambda token: (-len(token), token))
+    pieces = {token: _taken_apart(token) for token in tokens}
+    return _TAKEN_APART.sub(lambda _: json.dumps(pieces, indent=4, ensure_ascii=False), CHAT_TEMPLATE)
+
+
+def _taken_apart(token: str) -> str:
+    """The token with spaces between its brackets and its name, or in the middle where it has no brackets."""
+    match = re.fullmatch(r"(\W*)(.*?)(\W*)", token, re.DOTALL)
+    assert match is not None
+    pieces = [piece for piece in match.groups() if piece]
+    return " ".join(pieces if len(pieces) > 1 else [token[: len(token) // 2], token[len(token) // 2 :]])
 
 
 def well_formed(text: str) -> str:
@@ -211,13 +193,14 @@ def _with_chat_format(backend: Tokenizer, extra_special_tokens: Iterable = ()) -
         single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, backend.token_to_id(BOS))]
     )
     others = [token for token in SPECIAL_TOKENS if token not in (BOS, PAD, END)]
+    all_special = [token.content for token in backend.get_added_tokens_decoder().values() if token.special]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=BOS,
         pad_token=PAD,
         eos_token=END,
         extra_special_tokens=others + [token for token in extra_special_tokens if str(token) not in SPECIAL_TOKENS],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template_for(all_special),
         clean_up_tokenization_spaces=False,
         padding_side="left",  # what batched generation needs; training collators pad by themselves
     )

@@ -1,21 +1,53 @@
-"""lm-eval scores of a model before the first and after the last step of a run, into evals.jsonl."""
+"""Abilities of a model before the first and after the last step of a run, into evals.jsonl: lm-eval tasks, pass@k."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from hfgpt.evals.harness import evaluate_tasks
+from hfgpt.evals.pass_at_k import measure_pass_at_k
 from hfgpt.training.record import RunRecord, read_records
 
 EVALS_FILE = "evals.jsonl"
 
+Scores = dict[str, dict[str, float]]
 
-class EvalTasksCallback(TrainerCallback):
-    """Scores `tasks` at step 0 and at the last step, on all processes together; scores stand in `evals.jsonl` as
+
+class ScoresCallback(TrainerCallback):
+    """Measures at step 0 and at the last step, on all processes together, and appends to `evals.jsonl` what came out:
     `{"step", "tokens", "results": {task: {metric: value}}}`."""
+
+    def __init__(self, folder: Path, record: RunRecord):
+        self.path = folder / EVALS_FILE
+        self.record = record
+
+    def measure(self, model: PreTrainedModel) -> Scores:
+        raise NotImplementedError
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self._score(model, state, args.bf16)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == state.max_steps:
+            self._score(model, state, args.bf16)
+
+    def _score(self, model, state, bf16: bool) -> None:
+        autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16)
+        with self.record.paused(), autocast:
+            results = self.measure(model)
+        if state.is_world_process_zero:
+            tokens = round(state.global_step * self.record.tokens_per_step)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "tokens": tokens, "results": results}) + "\n")
+
+
+class EvalTasksCallback(ScoresCallback):
+    """Scores lm-eval `tasks`."""
 
     def __init__(
         self,
@@ -28,33 +60,54 @@ class EvalTasksCallback(TrainerCallback):
         batch_size: int = 64,
         metadata: dict[str, Any] | None = None,
     ):
-        self.tokenizer, self.tasks, self.record = tokenizer, tasks, record
-        self.path = folder / EVALS_FILE
+        super().__init__(folder, record)
+        self.tokenizer, self.tasks = tokenizer, tasks
         self.limit, self.batch_size, self.metadata = limit, batch_size, metadata
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero:
-            kept = [e for e in read_records(self.path) if e["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
-        if state.global_step == 0:
-            self._score(model, state, args.bf16)
+    def measure(self, model: PreTrainedModel) -> Scores:
+        return evaluate_tasks(
+            model, self.tokenizer, self.tasks, limit=self.limit, batch_size=self.batch_size, metadata=self.metadata
+        )
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step == state.max_steps:
-            self._score(model, state, args.bf16)
 
-    def _score(self, model, state, bf16: bool) -> None:
-        autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16)
-        with self.record.paused(), autocast:
-            results = evaluate_tasks(
-                model,
-                self.tokenizer,
-                self.tasks,
-                limit=self.limit,
-                batch_size=self.batch_size,
-                metadata=self.metadata,
-            )
-        if state.is_world_process_zero:
-            entry = {"step": state.global_step, "tokens": state.global_step * self.record.tokens_per_step}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry | {"results": results}) + "\n")
+class PassAtKCallback(ScoresCallback):
+    """pass@k on prompts with a checkable answer, sampled as the policy samples."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[dict],
+        reward: Callable,
+        folder: Path,
+        record: RunRecord,
+        *,
+        ks: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+    ):
+        super().__init__(folder, record)
+        self.tokenizer, self.rows, self.reward = tokenizer, rows, reward
+        self.ks, self.temperature, self.max_new_tokens, self.seed = tuple(ks), temperature, max_new_tokens, seed
+
+    def measure(self, model: PreTrainedModel) -> Scores:
+        scores = measure_pass_at_k(
+            model,
+            self.tokenizer,
+            self.rows,
+            self.reward,
+            samples=max(self.ks),
+            ks=self.ks,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+            seed=self.seed,
+        )
+        return {"pass_at_k": scores}
+
+
+def read_scores(folder: Path) -> dict[int, Scores]:
+    """What was measured at each step of the run in `folder`, first step first."""
+    by_step: dict[int, Scores] = {}
+    for entry in read_records(folder / EVALS_FILE):
+        by_step.setdefault(entry["step"], {}).update(entry["results"])
+    return by_step

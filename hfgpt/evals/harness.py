@@ -19,6 +19,7 @@ import torch.distributed as dist
 from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,25 +42,32 @@ def evaluate_tasks(
 
     `limit` is the number of questions per task. `metadata` reaches the tasks that make their own questions (the tiny
     world's `tinyworld_people` and `seed`). `include_path` is one more folder of task files. `stderr` is the standard
-    error of a task's first metric, `<metric>_stderr` that of another; it is left out where lm-eval knows none.
+    error of a task's first metric, `<metric>_stderr` that of another; it is left out where lm-eval knows none. A task
+    whose YAML says `metadata: {chat: true}` is asked through the tokenizer's chat template.
 
     Where torch.distributed runs, every process must call this: the questions are shared out, and each process gets the
     same scores. The mode of every module and all random states are afterwards what they were. Raises UserError for a
-    task that does not exist.
+    task that does not exist, and for a chat task where the tokenizer has no chat template.
     """
-    with _unchanged(model), _in_one_process(), contextlib.nullcontext() if progress else _quiet():
+    with unchanged(model), _in_one_process(), contextlib.nullcontext() if progress else _quiet():
         from lm_eval.evaluator import evaluate  # takes seconds, so only who evaluates waits for it
 
         language_model = _language_model(model, tokenizer, batch_size, progress)
-        # simple_evaluate would reseed every generator and ask git, pip and nvidia-smi about this machine.
-        results = evaluate(
-            lm=language_model,
-            task_dict=_load_tasks(tasks, include_path, metadata),
-            limit=limit,
-            bootstrap_iters=1000,  # 0 would leave out the standard error of means too, which has a formula
-            log_samples=False,
-        )
-    scores = {} if results is None else {name: _scores(raw) for name, raw in results["results"].items()}
+        scores: dict[str, dict[str, float]] = {}
+        for in_chat_form, task_dict in _load_tasks(tasks, include_path, metadata):
+            if in_chat_form and not tokenizer.chat_template:
+                names = ", ".join(task_dict["tasks"])
+                raise UserError(f"The tokenizer has no chat template to ask {names} with: leave out these tasks.")
+            # simple_evaluate would reseed every generator and ask git, pip and nvidia-smi about this machine.
+            results = evaluate(
+                lm=language_model,
+                task_dict=task_dict,
+                limit=limit,
+                bootstrap_iters=1000,  # 0 would leave out the standard error of means too, which has a formula
+                log_samples=False,
+                apply_chat_template=in_chat_form,
+            )
+            scores |= {} if results is None else {name: _scores(raw) for name, raw in results["results"].items()}
     if language_model.world_size > 1:
         box = [scores]
         dist.broadcast_object_list(box, src=0, device=model.device)
@@ -67,8 +75,11 @@ def evaluate_tasks(
     return {name: score for name, score in scores.items() if score}
 
 
-def _load_tasks(tasks: list[str], include_path: str | Path | None, metadata: dict[str, Any] | None) -> TaskDict:
-    """Our tasks and the caller's, and lm-eval's thousands only where they are asked for: indexing them is slow."""
+def _load_tasks(
+    tasks: list[str], include_path: str | Path | None, metadata: dict[str, Any] | None
+) -> Iterator[tuple[bool, TaskDict]]:
+    """Those asked as plain text, then those in chat form. Our tasks and the caller's, and lm-eval's thousands only
+    where they are asked for: indexing them is slow."""
     from lm_eval.tasks import TaskManager
 
     folders = [OUR_TASKS, *([Path(include_path)] if include_path else [])]
@@ -79,12 +90,19 @@ def _load_tasks(tasks: list[str], include_path: str | Path | None, metadata: dic
             break
     else:
         raise UserError(f"No evaluation task is called {unknown[0]}: `lm-eval ls tasks` lists lm-eval's own.")
-    loaded = manager.load(tasks)
-    for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=LM_EVAL_FEWSHOT_SEED)
-    return loaded
+    chat = {task for task in tasks if any(map(_in_chat_form, manager.load([task])["tasks"].values()))}
+    for in_chat_form in (False, True):
+        loaded = manager.load([task for task in tasks if (task in chat) == in_chat_form])
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=LM_EVAL_FEWSHOT_SEED)
+        if loaded["tasks"]:
+            yield in_chat_form, loaded
+
+
+def _in_chat_form(task: Task) -> bool:
+    return bool((task.get_config("metadata") or {}).get("chat"))
 
 
 def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, progress: bool):
@@ -97,6 +115,9 @@ def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
         def loglikelihood(self, requests, disable_tqdm=False):
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not progress)
+
+        def generate_until(self, requests, disable_tqdm=False):
+            return super().generate_until(requests, disable_tqdm=disable_tqdm or not progress)
 
         def all_gather(self, tensor):
             gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
@@ -136,7 +157,7 @@ def _scores(raw: dict[str, Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _unchanged(model: torch.nn.Module) -> Iterator[None]:
+def unchanged(model: torch.nn.Module) -> Iterator[None]:
     """Puts back the mode of every module and the state of every random generator."""
     training = [module for module in model.modules() if module.training]
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()

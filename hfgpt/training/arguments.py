@@ -1,4 +1,4 @@
-"""The `pretrain:` section: HF's TrainingArguments with what pretraining adds, and defaults that suit packed rows."""
+"""The `pretrain:` and `midtrain:` sections, and what every stage adds to HF's TrainingArguments or sets anew."""
 
 import os
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from hfgpt.training.rates import default_rates
 
 
 def _option(default, help: str):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
@@ -27,28 +27,20 @@ REFUSED_KEYS = {
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
-    """Every key of `transformers.TrainingArguments` works here under its own name; below is what we add or set anew.
-
-    Length, the first that is set: `max_steps`, `target_flops`, `target_param_data_ratio`, `num_train_epochs`.
-    """
+class StageArguments(TrainingArguments):
+    """Every key of `transformers.TrainingArguments` works under its own name; below is what all stages add or set
+    anew."""
 
     model_name_or_path: str | None = _option(
-        None, "Start from this model (folder or Hub id), not from random weights."
+        None, "Start from this model (folder or Hub id) instead of the stage before."
     )
-    total_batch_size: int | None = _option(None, "Tokens in one optimizer step over all GPUs; sets the accumulation.")
-    target_flops: float | None = _option(None, "Train until about this many FLOPs are spent.")
-    target_param_data_ratio: float | None = _option(
-        None, "Train on this many tokens per (block matrices + head) weight."
-    )
-    num_train_epochs: float | None = _option(None, "Train on every row this many times.")  # type: ignore[assignment]
-
     optim: str = _option("muon", "muon, or any optimizer that HF knows.")  # type: ignore[assignment]
-    # A rate left at null follows from the model's shape (training/rates.py) and is printed with the plan.
+    # A rate left at null follows from the model's shape (training/rates.py) and is printed before the first step.
     learning_rate: float | None = _option(None, "Under muon of the block matrices, else of everything.")  # type: ignore
     embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the embeddings.")
     head_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the untied head.")
     scalar_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for norms, biases and scalars.")
+    rate_scale: float | None = _option(None, "Multiplies every rate that is null; null is 1 in pretraining.")
     muon_momentum: float = _option(0.95, "Muon only: Nesterov momentum.")
     weight_decay: float = _option(0.0, "Decoupled weight decay; under muon of the block matrices alone.")
     adam_beta1: float | None = _option(None, "AdamW's first beta; null is 0.9, and 0.8 beside muon.")  # type: ignore
@@ -84,9 +76,8 @@ class PretrainArguments(TrainingArguments):
     log_histograms: bool = _option(False, "Histograms of weights and gradients at every logging step, to report_to.")
 
     def __post_init__(self):
-        for key in ("target_flops", "target_param_data_ratio", "num_train_epochs", "total_batch_size"):
-            value = getattr(self, key)
-            if value is not None and value <= 0:
+        for key in ("num_train_epochs", "rate_scale"):
+            if (value := getattr(self, key)) is not None and value <= 0:
                 raise ValueError(f"{key} must be above zero, not {value}")
         for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"):
             if getattr(self, key) <= 0:
@@ -113,8 +104,6 @@ class PretrainArguments(TrainingArguments):
             self.adam_epsilon = 1e-10 if self.uses_muon else 1e-8
         if self.uses_muon:
             self.optim = "adamw_torch"  # TrainingArguments refuses names it does not know; the trainer sets Muon
-        self.epochs_wanted = self.num_train_epochs
-        self.num_train_epochs = 1.0  # the trainer sees one pass over an order that already holds every epoch
         super().__post_init__()
         # One process trains on one GPU; HF would wrap the model in nn.DataParallel where several are visible.
         self._n_gpu = min(self.n_gpu, 1)
@@ -123,10 +112,51 @@ class PretrainArguments(TrainingArguments):
     def optimizer_name(self) -> str:
         return "muon" if self.uses_muon else str(getattr(self.optim, "value", self.optim))
 
-    def fill_rates(self, architecture: Mapping[str, Any]) -> dict[str, float]:
-        """Set the rates that are null from the model's shape; returns all rates that this optimizer uses."""
+    def fill_rates(
+        self, architecture: Mapping[str, Any], earlier: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Set the rates that are null, from those of an `earlier` stage that used the same optimizer or else from the
+        model's shape, times `rate_scale`; returns all rates that this optimizer uses."""
         defaults = default_rates(architecture, self.uses_muon)
+        if earlier and set(defaults) <= set(earlier):
+            defaults = {name: earlier[name] for name in defaults}
         for name, rate in defaults.items():
             if getattr(self, name) is None:
-                setattr(self, name, rate)
+                setattr(self, name, rate * (1.0 if self.rate_scale is None else self.rate_scale))
         return {name: getattr(self, name) for name in defaults}
+
+
+@dataclass
+class PretrainArguments(StageArguments):
+    """The `pretrain:` section.
+
+    Length, the first that is set: `max_steps`, `target_flops`, `target_param_data_ratio`, `num_train_epochs`.
+    """
+
+    total_batch_size: int | None = _option(None, "Tokens in one optimizer step over all GPUs; sets the accumulation.")
+    target_flops: float | None = _option(None, "Train until about this many FLOPs are spent.")
+    target_param_data_ratio: float | None = _option(
+        None, "Train on this many tokens per (block matrices + head) weight."
+    )
+    num_train_epochs: float | None = _option(None, "Train on every row this many times.")  # type: ignore[assignment]
+
+    def __post_init__(self):
+        for key in ("target_flops", "target_param_data_ratio", "total_batch_size"):
+            if (value := getattr(self, key)) is not None and value <= 0:
+                raise ValueError(f"{key} must be above zero, not {value}")
+        self.epochs_wanted = self.num_train_epochs
+        super().__post_init__()
+        self.num_train_epochs = 1.0  # the trainer sees one pass over an order that already holds every epoch
+
+
+@dataclass
+class MidtrainArguments(PretrainArguments):
+    """The `midtrain:` section: as pretraining, over a mixture of sources.
+
+    One epoch ends when, at the mixture's weights, the first of its sources has been seen whole.
+    """
+
+    mixture: list[dict[str, Any]] = _option(
+        [],
+        "Sources with their share: keys of section data (dataset, data_path, ...), weight, and content: text or chat.",
+    )

@@ -10,13 +10,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from hfgpt.training.record import RunRecord, read_records
+from hfgpt.training.record import RunRecord
 
 SAMPLES_FILE = "samples.jsonl"
 
 
 class SampleCallback(TrainerCallback):
-    """Continues fixed prompts before the first step, every `every` steps and after the last, into samples.jsonl.
+    """Continues fixed prompts, or with `as_chat` answers them, before the first step, every `every` steps and after
+    the last, into samples.jsonl.
 
     Greedy, so that no random state is touched and two runs can be compared.
     """
@@ -30,18 +31,16 @@ class SampleCallback(TrainerCallback):
         *,
         every: int,
         max_new_tokens: int,
+        as_chat: bool = False,
     ):
         self.tokenizer, self.prompts, self.record = tokenizer, list(prompts), record
+        self.as_chat = as_chat
         self.path = folder / SAMPLES_FILE
         self.every, self.max_new_tokens = every, max_new_tokens
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero:
-            kept = [sample for sample in read_records(self.path) if sample["step"] <= state.global_step]
-            lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in kept]
-            self.path.write_text("".join(lines), encoding="utf-8")
-            if state.global_step == 0 and self.every:
-                self._sample(model, 0, args.bf16)
+        if state.is_world_process_zero and state.global_step == 0 and self.every:
+            self._sample(model, 0, args.bf16)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         due = self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps)
@@ -50,7 +49,9 @@ class SampleCallback(TrainerCallback):
 
     def _sample(self, model: PreTrainedModel, step: int, bf16: bool) -> None:
         with self.record.paused():
-            completions = continue_prompts(model, self.tokenizer, self.prompts, self.max_new_tokens, bf16)
+            completions = continue_prompts(
+                model, self.tokenizer, self.prompts, self.max_new_tokens, bf16, as_chat=self.as_chat
+            )
             with self.path.open("a", encoding="utf-8") as file:
                 for prompt, completion in zip(self.prompts, completions, strict=True):
                     tqdm.write(f"step {step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
@@ -64,8 +65,10 @@ def continue_prompts(
     prompts: Sequence[str],
     max_new_tokens: int,
     bf16: bool = False,
+    as_chat: bool = False,
 ) -> list[str]:
-    """Greedy continuation of each prompt, the text after the prompt only, within the model's positions.
+    """Greedy continuation of each prompt, the text after the prompt only, within the model's positions; with
+    `as_chat` the assistant's answer to it.
 
     Computes in bfloat16 where training does (`bf16`); the model's mode is left as it was.
     """
@@ -75,7 +78,11 @@ def continue_prompts(
     positions = getattr(model.config, "max_position_embeddings", None)
     with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
         for prompt in prompts:  # one at a time: padding would be another thing to get right
-            inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+            text = prompt
+            if as_chat:
+                said = [{"role": "user", "content": prompt}]
+                text = str(tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False))
+            inputs = tokenizer(text, add_special_tokens=not as_chat, return_tensors="pt").to(model.device)
             stop = {t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None}
             room = max_new_tokens if positions is None else positions - inputs["input_ids"].shape[1]
             if room < 1:
@@ -123,6 +130,10 @@ def progress_line(step: int, max_steps: int, logs: dict) -> str:
         "learning_rate": "lr {:.2e}",
         "tokens": "{:,} tokens",
         "tokens_per_second": "{:,.0f} tok/s",
+        "reward": "reward {:.3f}",
+        "rewards/accuracies": "chosen preferred {:.1%}",
+        "eval_rewards/accuracies": "chosen preferred {:.1%}",
+        "mean_token_accuracy": "token accuracy {:.1%}",
         "mfu": "MFU {:.1%}",
     }
     parts = [words.format(logs[name]) for name, words in shown.items() if name in logs]

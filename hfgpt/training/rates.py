@@ -1,7 +1,11 @@
-"""Learning rates that nobody set, from the shape of the model. Imports no torch."""
+"""Learning rates that nobody set: from the shape of the model, or from the run before. Imports no torch."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from hfgpt.training.record import METRICS_FILE, read_records
 
 # AdamW's rates fall with the square root of the width, tuned at 768 (nanochat scripts/base_train.py; Muon's update has
 # the same size at every width and needs no such factor).
@@ -25,3 +29,20 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str,
         "head_learning_rate": 0.008 * width if large_steps else usual,
         "scalar_learning_rate": 0.01 if large_steps else usual,
     }
+
+
+def where_rates_ended(folder: Path) -> tuple[dict[str, float], float]:
+    """The rates of the run that left `folder`, and the share of them at which its schedule ended.
+
+    The share is 1 where the schedule fell below a tenth, which leaves too little to carry on: the rates then start
+    anew from their highest. No rates and 1 for a folder that no run of ours left, as a model from the Hub.
+    """
+    try:
+        began = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}, 1.0
+    rates = {name: float(value) for name, value in began.items() if name.endswith("learning_rate")}
+    last = [record["learning_rate"] for record in read_records(folder / METRICS_FILE) if "learning_rate" in record]
+    if not rates or not last or last[-1] < 0.1 * rates["learning_rate"]:
+        return rates, 1.0
+    return rates, last[-1] / rates["learning_rate"]

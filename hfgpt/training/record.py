@@ -24,7 +24,7 @@ class RunRecord:
         self,
         folder: Path,
         *,
-        tokens_per_step: int,
+        tokens_per_step: float,
         flops_per_token: float,
         rows_per_epoch: float | None,
         rows_per_step: int,
@@ -49,15 +49,11 @@ class RunRecord:
 
         `seconds` is what the clock had shown at that step; by default what the last record kept says.
         """
-        kept = [record for record in read_records(self.path) if record["step"] <= step]
+        kept = keep_records(self.path, step, self.write)
         if seconds is None:
             seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         self.seconds = seconds
         self._last_speed = (step, self.seconds)
-        if self.write:
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            temporary.replace(self.path)
         self._running_since = time.perf_counter()
 
     @contextmanager
@@ -87,15 +83,17 @@ class RunRecord:
         seconds = self.elapsed()
         last_step, last_seconds = self._last_speed
         self._last_speed = (step, seconds)
-        if step <= last_step or seconds <= last_seconds:
+        if step <= last_step or seconds <= last_seconds or not self.tokens_per_step:
             return {}
         rate = (step - last_step) * self.tokens_per_step / (seconds - last_seconds)
         mfu = {"mfu": rate * self.flops_per_token / self.peak_flops} if self.peak_flops else {}
         return {"tokens_per_second": rate, **mfu}
 
     def append(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Write one record: the step with its tokens, FLOPs, seconds and epoch, then `values`."""
-        tokens = step * self.tokens_per_step
+        """Write one record: the step with its tokens, FLOPs, seconds and epoch, then `values`, among which `tokens`
+        may stand where they were counted."""
+        values = dict(values)
+        tokens = round(values.pop("tokens", step * self.tokens_per_step))
         record: dict[str, Any] = {
             "step": step,
             "tokens": tokens,
@@ -109,6 +107,17 @@ class RunRecord:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         return record
+
+
+def keep_records(path: Path, step: int, write: bool = True) -> list[dict[str, Any]]:
+    """Drop the records of steps after `step` from the file (none are touched without `write`); returns the others."""
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    if write and path.is_file():
+        temporary = path.with_suffix(".tmp")
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.replace(path)
+    return kept
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

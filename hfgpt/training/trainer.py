@@ -1,114 +1,16 @@
-"""The Trainer of pretraining and midtraining: packed rows in a fixed order, Muon, records, complete checkpoints."""
+"""The Trainer of pretraining and midtraining: packed rows in a fixed order."""
 
-import math
-
-import torch
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 
-from hfgpt.errors import UserError
-from hfgpt.training.arguments import PretrainArguments
-from hfgpt.training.checkpoints import CompleteCheckpoints
-from hfgpt.training.optimizer import MuonAdamWFactory
-from hfgpt.training.record import RunRecord
-from hfgpt.training.schedules import warmup_stable_decay
-
-# Names in metrics.jsonl for what HF's Trainer calls otherwise.
-NAMES = {"eval_loss": "val_loss", "eval_bits_per_byte": "val_bits_per_byte"}
-KEPT = ("loss", "grad_norm", "learning_rate", *NAMES)
+from hfgpt.training.mixin import RecordedTrainer
 
 
-class PackedRowsTrainer(CompleteCheckpoints):
+class PackedRowsTrainer(RecordedTrainer):
     """HF's Trainer over rows whose order is already fixed.
 
     They are read in sequence, so that resume is an offset and the rows of a step are the same on any number of
     processes. Loss, accumulation, precision and sharding are HF's own.
     """
 
-    args: PretrainArguments
-
-    def __init__(self, *, args: PretrainArguments, record: RunRecord, rates: dict[str, float], **kwargs):
-        if args.uses_muon:
-            options = {
-                "weight_decay": args.weight_decay,
-                "momentum": args.muon_momentum,
-                "betas": (args.adam_beta1, args.adam_beta2),
-                "eps": args.adam_epsilon,
-            }
-            kwargs["optimizer_cls_and_kwargs"] = (MuonAdamWFactory, rates | options)
-        super().__init__(args=args, **kwargs)
-        self.record = record
-        self.add_callback(_Clock(record))
-
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def create_scheduler(self, num_training_steps, optimizer=None):
-        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
-            options = dict(self.args.lr_scheduler_kwargs or {})
-            self.lr_scheduler = warmup_stable_decay(
-                optimizer or self.optimizer,
-                warmup_steps=self.args.get_warmup_steps(num_training_steps),
-                decay_steps=options.get("num_decay_steps", round(self.args.decay_ratio * num_training_steps)),
-                total_steps=num_training_steps,
-                min_lr_ratio=options.get("min_lr_ratio", self.args.min_lr_ratio),
-            )
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
-
-    def evaluate(self, *args, **kwargs):
-        with self.record.paused():
-            return super().evaluate(*args, **kwargs)
-
-    def _save_checkpoint(self, model, trial):
-        with self.record.paused():
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
-                self._stop_for("the weights hold values that are not finite")
-            super()._save_checkpoint(model, trial)
-
-    def _stop_for(self, what: str):
-        raise UserError(
-            f"{what} at step {self.state.global_step}: lower the learning rates or raise warmup_steps and start anew "
-            "with --overwrite; nothing that is not finite was saved."
-        )
-
-    def log(self, logs, start_time=None):
-        if "eval_nats_per_token" in logs:  # HF's own eval_loss counts rows twice where processes share them unevenly
-            logs["eval_loss"] = logs.pop("eval_nats_per_token")
-        loss = logs.get("loss")
-        for name, words in (("loss", "the loss is"), ("grad_norm", "the gradient's norm is")):
-            if name in logs and not math.isfinite(logs[name]):
-                self._stop_for(f"{words} {logs[name]}")
-        step = self.state.global_step
-        values = {NAMES.get(name, name): logs[name] for name in KEPT if name in logs}
-        if loss is not None:
-            values.update(self.record.speed(step))
-            if torch.cuda.is_available():
-                values["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
-        if values:
-            record = self.record.append(step, values)
-            logs.update({name: record[name] for name in ("tokens", "tokens_per_second", "mfu") if name in record})
-        super().log(logs, start_time)
-
-
-class _Clock(TrainerCallback, ExportableState):
-    """Starts the record's clock at the first or the resumed step, stops it at the end; has the last step logged."""
-
-    def __init__(self, record: RunRecord):
-        self.record = record
-
-    def state(self) -> dict:
-        """What a checkpoint's trainer_state.json keeps."""
-        return {"args": {}, "attributes": {"seconds": self.record.elapsed()}}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        kept = state.stateful_callbacks.get(type(self).__name__, {})
-        self.record.start(state.global_step, kept.get("attributes", {}).get("seconds") if state.global_step else None)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == state.max_steps:
-            control.should_log = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.record.stop()

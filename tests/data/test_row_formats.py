@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from hfgpt.data import unpacking
 from hfgpt.data.row_formats import ROW_FORMATS
+from hfgpt.data.row_texts import row_texts
 from hfgpt.errors import UserError
 
 TEXTS = [
@@ -29,7 +30,7 @@ TEXTS = [
 
 def read(path, kind, column="text"):
     counts = Counter()
-    return list(ROW_FORMATS[kind](path, column, counts)), counts
+    return list(row_texts(path, kind, column, counts)), counts
 
 
 def write(path, kind, rows, layout="list"):
@@ -217,7 +218,7 @@ def test_memory_stays_flat_as_a_file_grows(tmp_path, kind):
     for copies in (5, 50):
         path = write(tmp_path / "a", kind, [{"id": 1, "text": "A row of ordinary text. " * 40}] * 200 * copies)
         tracemalloc.start()
-        for _ in ROW_FORMATS[kind](path, "text", Counter()):
+        for _ in row_texts(path, kind, "text", Counter()):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -234,7 +235,7 @@ def test_parquet_memory_stays_flat_as_a_file_grows(tmp_path):
                 writer.write_table(table)
         del table
         before, peak = pa.total_allocated_bytes(), 0
-        for _ in ROW_FORMATS["parquet"](path, "text", Counter()):
+        for _ in row_texts(path, "parquet", "text", Counter()):
             peak = max(peak, pa.total_allocated_bytes() - before)
         peaks.append(peak)
     assert path.stat().st_size > 30_000_000 and peaks[1] < 1.1 * peaks[0] < 12_000_000

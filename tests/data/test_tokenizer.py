@@ -11,12 +11,13 @@ import huggingface_hub
 import jinja2
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfgpt.data.tokenizer import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
+    chat_template_for,
     compare_tokenizers,
     load_tokenizer,
     texts_for_training,
@@ -37,36 +38,6 @@ RENDERED = (
     "<|bos|><|system|>Be brief.<|end|><|user|> two\nparts <|end|><|assistant|>\n kept as is \n<|end|>"
     "<|tool|>42<|end|><|assistant|>It is 42.<|end|>"
 )
-
-
-@pytest.fixture(scope="module")
-def texts() -> list[str]:
-    rng = random.Random(3)
-    words = ["".join(rng.choice("etaoinshrdlu") for _ in range(rng.randrange(2, 9))) for _ in range(500)]
-    lines = [" ".join(rng.choices(words, k=12)) + f", it's {rng.randrange(3000)}.\n" for _ in range(2000)]
-    return ["".join(lines[start : start + 20]) for start in range(0, len(lines), 20)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(texts) -> PreTrainedTokenizerFast:
-    return train_tokenizer(texts, 700)
-
-
-@pytest.fixture(scope="module")
-def gpt2_folder(texts, tmp_path_factory) -> Path:
-    """A folder as OpenAI's GPT-2 came: vocab.json and merges.txt, <|endoftext|> the last id."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
-    )
-    folder = tmp_path_factory.mktemp("gpt2")
-    backend.model.save(str(folder))
-    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    vocab["<|endoftext|>"] = len(vocab)
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    return folder
 
 
 def in_fresh_process(folder: Path, expression: str):
@@ -263,7 +234,7 @@ def test_without_chat_tokens_an_existing_tokenizer_stays_as_it_is(gpt2_folder, t
     assert loaded.bos_token == loaded.eos_token == "<|endoftext|>" and loaded.pad_token is None
     assert loaded.model_max_length == 1024
     assert loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
-    assert load_tokenizer(tmp_path).chat_template == CHAT_TEMPLATE
+    assert load_tokenizer(tmp_path).chat_template == chat_template_for(["<|endoftext|>"])
 
 
 @pytest.mark.parametrize("tokenizer_class", ["TokenizersBackend", "PreTrainedTokenizerFast"])

@@ -28,7 +28,7 @@ def write_document(world: TinyWorld, index: int) -> str:
         sentences = _town(world, draw)
     else:
         return sums.write_sums(world.seed, draw)
-    return " ".join(map(_capitalize, sentences))
+    return " ".join(map(capitalize, sentences))
 
 
 def _portrait(world: TinyWorld, draw: Draw) -> list[str]:
@@ -92,7 +92,7 @@ def tell(person: Person, attribute: Attribute, draw: Draw, name: str) -> str:
 
 def statement(phrasing: str, person: Person, value: str, name: str) -> str:
     """The phrasing filled in, as a sentence."""
-    return _capitalize(phrasing.format(value=value, **_references(person, name)))
+    return capitalize(phrasing.format(value=value, **_references(person, name)))
 
 
 def _references(person: Person, name: str) -> dict[str, str]:
@@ -110,6 +110,6 @@ def _place_facts(place: Place, draw: Draw, count: int) -> list[str]:
     ]
 
 
-def _capitalize(sentence: str) -> str:
+def capitalize(sentence: str) -> str:
     first = 1 if sentence.startswith('"') else 0
     return sentence[:first] + sentence[first].upper() + sentence[first + 1 :]

@@ -1,0 +1,48 @@
+"""Preference pairs of the tiny world: a whole sentence is preferred to a brief answer, and the truth to anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfgpt.data.tinyworld import chat_questions
+from hfgpt.data.tinyworld.conversations import assistant, user
+from hfgpt.data.tinyworld.draw import Draw
+from hfgpt.data.tinyworld.phrasings import ATTRIBUTES, Attribute
+
+if TYPE_CHECKING:
+    from hfgpt.data.tinyworld.world import Person, TinyWorld
+
+WRONG_SHARE = 0.25  # pairs whose rejected answer is a whole sentence too, but false
+
+
+def write_preference(world: TinyWorld, index: int) -> dict:
+    """Pair `index` of the world, a pure function of both, in a wording that no conversation uses for that fact."""
+    draw = Draw(world.seed, "preference", index)
+    person, attribute = draw.one(world.conversation_people), draw.one(ATTRIBUTES)
+    wordings = chat_questions.fact_wordings(world.seed, person.name, attribute.name)
+    return _pair(person, attribute, draw.one(wordings.preferences), draw)
+
+
+def held_out_preferences(world: TinyWorld) -> list[dict]:
+    """One pair per person of the conversations and attribute, in a wording held out from every stage."""
+    result = []
+    for person in world.conversation_people:
+        for attribute in ATTRIBUTES:
+            draw = Draw(world.seed, "held-out preference", person.name, attribute.name)
+            wordings = chat_questions.fact_wordings(world.seed, person.name, attribute.name)
+            result.append(_pair(person, attribute, draw.one(wordings.held_out), draw))
+    return result
+
+
+def _pair(person: Person, attribute: Attribute, wording: int, draw: Draw) -> dict:
+    question = chat_questions.fact_question(person, attribute, wording)
+    rejected = question.brief
+    if draw.chance(WRONG_SHARE):
+        wrong = draw.one([value for value in attribute.values if value != person.facts[attribute.name]])
+        rejected = chat_questions.full_answer(person, attribute, wrong)
+    return {
+        "prompt": [user(question.text)],
+        "chosen": [assistant(question.full)],
+        "rejected": [assistant(rejected)],
+        "tools": None,
+    }

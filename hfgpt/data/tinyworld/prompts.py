@@ -1,0 +1,75 @@
+"""Prompts of the tiny world whose answers can be checked: sums for reinforcement learning, and the held-out questions
+that the evaluation asks in chat form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfgpt.data.tinyworld import chat_questions, sums
+from hfgpt.data.tinyworld.chat_phrasings import SELF_PLAY_REQUESTS, SUM_ANSWERS
+from hfgpt.data.tinyworld.conversations import user
+from hfgpt.data.tinyworld.draw import Draw
+from hfgpt.data.tinyworld.phrasings import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from hfgpt.data.tinyworld.world import Person, TinyWorld
+
+MOST_QUESTIONS = 200  # asked in seconds, with a standard error of at most 3.5 points
+
+
+def sum_prompt(world: TinyWorld, index: int) -> dict:
+    """Prompt `index`: a sum in a wording that conversations use for it too."""
+    draw = Draw(world.seed, "sum prompt", index)
+    a, b = chat_questions.any_sum(draw)
+    wording = draw.one(chat_questions.sum_wordings(world.seed, a, b).conversations)
+    return {"prompt": [user(chat_questions.sum_question(a, b, wording).text)], "answer": str(a + b)}
+
+
+def self_play_prompt(world: TinyWorld, index: int) -> dict:
+    return {"prompt": [user(Draw(world.seed, "self-play prompt", index).one(SELF_PLAY_REQUESTS))]}
+
+
+def fact_questions(world: TinyWorld, people: list[Person]) -> list[dict]:
+    """A question about one attribute of each of `people`, up to MOST_QUESTIONS, in a wording held out from every stage.
+
+    Keys: question, answer (the value), values (the attribute's ten), brief and full (every answer in that style,
+    right or wrong).
+    """
+    result = []
+    for i, person in enumerate(people[:MOST_QUESTIONS]):
+        attribute = ATTRIBUTES[i % len(ATTRIBUTES)]
+        draw = Draw(world.seed, "chat question", person.name)
+        wording = draw.one(chat_questions.fact_wordings(world.seed, person.name, attribute.name).held_out)
+        result.append(
+            {
+                "question": chat_questions.fact_question(person, attribute, wording).text,
+                "answer": person.facts[attribute.name],
+                "values": list(attribute.values),
+                "brief": [chat_questions.brief_answer(person, attribute, value) for value in attribute.values],
+                "full": [chat_questions.full_answer(person, attribute, value) for value in attribute.values],
+            }
+        )
+    return result
+
+
+def sum_questions(world: TinyWorld) -> list[dict]:
+    """Sums in wordings that neither conversations nor prompts use for them.
+
+    Keys as in `fact_questions` but for values; the answer is in digits, whatever the question is in.
+    """
+    pairs = [(a, b) for a in range(sums.LARGEST + 1) for b in range(sums.LARGEST + 1)]
+    result = []
+    for a, b in Draw(world.seed, "chat sums").some(pairs, MOST_QUESTIONS):
+        draw = Draw(world.seed, "chat sum", a, b)
+        wording = draw.one(chat_questions.sum_wordings(world.seed, a, b).held_out)
+        brief, full = SUM_ANSWERS[chat_questions.is_in_words(wording)]
+        numbers = range(2 * sums.LARGEST + 1)
+        result.append(
+            {
+                "question": chat_questions.sum_question(a, b, wording).text,
+                "answer": str(a + b),
+                "brief": [sums.sum_line(brief, 0, number) for number in numbers],
+                "full": [sums.sum_line(full, 0, number) for number in numbers],
+            }
+        )
+    return result

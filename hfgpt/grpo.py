@@ -1,0 +1,90 @@
+"""Group relative policy optimisation: a chat model learns from answers that can be checked, by TRL's GRPOTrainer.
+
+    accelerate launch hfgpt/grpo.py recipes/tiny.yaml
+    hfgpt grpo recipes/tiny.yaml --self_play
+    accelerate launch hfgpt/grpo.py recipes/d20.yaml --use_vllm
+
+Starts from the stage before it. pass@1 and pass@k on held-out prompts are measured before and after.
+"""
+
+import sys
+from collections.abc import Callable
+
+from transformers import set_seed
+from trl import GRPOTrainer
+
+from hfgpt.chat_stage import begin, load_start, plan_in_words, run_to_the_end
+from hfgpt.data.chat_splits import split_prompts
+from hfgpt.errors import run_command
+from hfgpt.evals.callback import PassAtKCallback
+from hfgpt.recipe import load_recipe
+from hfgpt.stage import is_done, speaker
+from hfgpt.training.chat_arguments import GrpoArguments, lora_config
+from hfgpt.training.mixin import RecordedTrainer
+from hfgpt.training.rewards import correct_number, sum_is_right
+from hfgpt.workspace import workspace
+
+STAGE = "grpo"
+
+
+class GrpoTrainer(GRPOTrainer, RecordedTrainer):
+    """TRL's GRPOTrainer with our records, checkpoints and optimizer."""
+
+    tokens_are_counted = True
+
+
+def main(argv: list[str]) -> None:
+    recipe = load_recipe(argv, STAGE, GrpoArguments)
+    data, folders = recipe.data, workspace(recipe, STAGE)
+    args = recipe.section(STAGE, GrpoArguments, seed=data.seed, output_dir=str(folders.stage))
+    say = speaker(args)
+    if is_done(folders, recipe, say):
+        return
+
+    set_seed(args.seed)
+    model, tokenizer = load_start(recipe, STAGE, args)
+    room = data.max_length - args.max_completion_length
+    prompts = split_prompts(args.source(data), tokenizer, room, args.max_rows, args.self_play)
+    say(prompts.summary())
+    rates = args.fill_rates(model.config.to_dict())
+    say(plan_in_words(args, model, len(prompts.train) * args.num_generations, 0, rates))
+    reward: Callable[..., list[float | None]] = sum_is_right if args.self_play else correct_number  # type: ignore
+    trainer = GrpoTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=args,
+        train_dataset=prompts.train,
+        processing_class=tokenizer,
+        peft_config=lora_config(args),
+    )
+    begin(
+        recipe,
+        args,
+        folders,
+        trainer,
+        say,
+        tokenizer=tokenizer,
+        rates=rates,
+        num_rows=len(prompts.train) * args.num_generations,
+        tokens_per_row=0,
+        identity={"rows": prompts.key, "beta": args.beta, "num_generations": args.num_generations},
+    )
+    held_out = prompts.validation.select(range(min(args.pass_at_prompts, len(prompts.validation))))
+    trainer.add_callback(
+        PassAtKCallback(
+            tokenizer,
+            held_out.to_list(),
+            correct_number,
+            folders.stage,
+            trainer.record,
+            ks=args.pass_at,
+            temperature=args.temperature,
+            max_new_tokens=args.max_completion_length,
+            seed=args.seed,
+        )
+    )
+    run_to_the_end(recipe, args, folders, trainer, say)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

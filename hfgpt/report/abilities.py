@@ -1,0 +1,86 @@
+"""What each stage of a run could do at its end, side by side: one row an ability, one column a stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfgpt.evals.callback import read_scores
+from hfgpt.recipe import STAGES
+
+ABILITIES_FILE = "abilities.md"
+# What the tiny world's scores mean, in the order of a model's life; other tasks are named as they are.
+MEANINGS = {
+    ("tinyworld_facts", "acc"): "knows a fact (sentence cut off, 1 of 10)",
+    ("tinyworld_sums", "acc"): "knows a sum (1 of 10)",
+    ("tinyworld_chat", "form"): "answers in the form of a chat, and ends",
+    ("tinyworld_answers", "acc"): "answers a question about a fact, new wording",
+    ("tinyworld_answers_new_people", "acc"): "the same, about people of no conversation",
+    ("tinyworld_chat_sums", "acc"): "answers a sum",
+    ("tinyworld_chat", "preferred"): "gives the preferred kind of answer",
+    ("pass_at_k", "pass@1"): "pass@1 on sums, sampled",
+    ("pass_at_k", "pass@8"): "pass@8 on sums, sampled",
+}
+
+
+@dataclass(frozen=True)
+class Ability:
+    """One score over the stages; `values` and `errors` (standard errors) hold None where it was not measured."""
+
+    name: str
+    values: list[float | None]
+    errors: list[float | None]
+
+
+def abilities_of(run_folder: Path) -> tuple[list[str], list[Ability]]:
+    """The stages of the run in `run_folder` that were scored, and every score at the end of each."""
+    last = {stage: scores[max(scores)] for stage in STAGES if (scores := read_scores(run_folder / stage))}
+    names = {(task, metric) for scores in last.values() for task in scores for metric in scores[task]}
+    shown = sorted((name for name in names if not name[1].endswith("stderr")), key=_rank)
+    if any(name in MEANINGS for name in shown):
+        shown = [name for name in shown if name in MEANINGS or not name[0].startswith("tinyworld")]
+    abilities = []
+    for task, metric in shown:
+        measured = [scores.get(task, {}) for scores in last.values()]
+        errors = [scores.get(f"{metric}_stderr", scores.get("stderr")) for scores in measured]
+        name = MEANINGS.get((task, metric), f"{task} {metric}")
+        abilities.append(Ability(name, [scores.get(metric) for scores in measured], errors))
+    return list(last), abilities
+
+
+def abilities_table(run_folder: Path) -> str:
+    """The table in Markdown, which also reads as plain text; each row's best stage is marked by an asterisk."""
+    stages, abilities = abilities_of(run_folder)
+    width = max([len("ability"), *(len(ability.name) for ability in abilities)])
+    lines = [
+        f"| {'ability':<{width}} | " + " | ".join(f"{stage:>15}" for stage in stages) + " |",
+        f"|{'-' * (width + 2)}|" + "|".join("-" * 16 + ":" for _ in stages) + "|",
+    ]
+    for ability in abilities:
+        best = max((value for value in ability.values if value is not None), default=None)
+        cells = [
+            _cell(value, error, value == best) for value, error in zip(ability.values, ability.errors, strict=True)
+        ]
+        lines.append(f"| {ability.name:<{width}} | " + " | ".join(f"{cell:>15}" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def write_abilities(run_folder: Path) -> Path:
+    """Write the table to `report/abilities.md` of the run."""
+    path = run_folder / "report" / ABILITIES_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = (
+        f"# What {run_folder.name} can do after each stage\n\nScore ± its standard error; * marks the best stage.\n"
+    )
+    path.write_text(f"{title}\n{abilities_table(run_folder)}\n", encoding="utf-8")
+    return path
+
+
+def _cell(value: float | None, error: float | None, is_best: bool) -> str:
+    if value is None:
+        return "-"
+    noise = f" ± {error:.1%}" if error is not None else ""
+    return f"{value:.1%}{noise}{'*' if is_best else ' '}"
+
+
+def _rank(name: tuple[str, str]) -> tuple[int, tuple[str, str]]:
+    order = list(MEANINGS)
+    return (order.index(name) if name in MEANINGS else len(order), name)

@@ -1,0 +1,138 @@
+"""`hfgpt run RECIPE`: every stage that a recipe names, in order, each as a process of its own; what is complete is
+passed over."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from hfgpt.errors import UserError
+from hfgpt.recipe import SHARED_SECTIONS, STAGES, Recipe, RunArguments, load_recipe, split_flags
+from hfgpt.workspace import workspace
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass
+class RunFlags:
+    """The flags of `hfgpt run` itself; `--from` is the first of them, under a name that Python allows."""
+
+    first: str | None = field(default=None, metadata={"help": "--from: the stage to begin with."})
+    until: str | None = field(default=None, metadata={"help": "The last stage to run."})
+    accelerate_config: str | None = field(
+        default=None, metadata={"help": "Launch every stage by accelerate with this config file."}
+    )
+
+
+def main(argv: list[str]) -> int | None:
+    """Run the recipe's stages; stops at the first that fails, with the command that goes on."""
+    own, others = _own_flags(argv)
+    recipe = load_recipe(_without_stage_flags(others))
+    stages = _stages(recipe, own)
+    flags_of = {stage: _flags_for(stage, others) for stage in STAGES}
+    has_run = False
+    for stage in stages:
+        is_complete = workspace(recipe, stage).is_complete
+        if is_complete and not recipe.run.overwrite:
+            if has_run:
+                raise UserError(
+                    f"{recipe.folder / stage} was made from an earlier model: make it anew with "
+                    f"{_command_again(others, own, stage)} --overwrite."
+                )
+            print(f"{stage}: complete in {recipe.folder / stage}, passed over", flush=True)
+            continue
+        print(f"{stage}: {recipe.folder / stage}", flush=True)
+        code = subprocess.run(_launch(stage, own) + flags_of[stage]).returncode
+        if code:
+            message = f"{stage} stopped with exit code {code}; go on with: {_command_again(others, own, stage)}"
+            print(message, file=sys.stderr, flush=True)
+            return code if code > 0 else 1
+        has_run = True
+    _report(recipe.folder)
+    return None
+
+
+def _report(folder: Path) -> None:
+    from hfgpt.report.abilities import abilities_of, abilities_table, write_abilities
+
+    if abilities_of(folder)[1]:
+        print(abilities_table(folder))
+        print(f"abilities in {write_abilities(folder)}")
+
+
+def _own_flags(argv: list[str]) -> tuple[RunFlags, list[str]]:
+    """The flags of `hfgpt run`, and all other words."""
+    own = RunFlags()
+    others: list[str] = []
+    words = list(argv)
+    names = {"--from": "first", "--until": "until", "--accelerate_config": "accelerate_config"}
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        flag = "--" + flag[2:].replace("-", "_") if flag.startswith("--") else flag
+        if flag not in names:
+            others.append(word)
+        elif equals or (words and not words[0].startswith("--")):
+            setattr(own, names[flag], value if equals else words.pop(0))
+        else:
+            raise UserError(f"{flag} needs a value.")
+    if own.accelerate_config and not Path(own.accelerate_config).is_file():
+        raise UserError(f"--accelerate_config {own.accelerate_config} does not exist.")
+    return own, others
+
+
+def _stages(recipe: Recipe, own: RunFlags) -> list[str]:
+    named = [stage for stage in STAGES if stage in recipe.sections]
+    if not named:
+        raise UserError(f"{recipe.path} names no stage: give it a section {', '.join(STAGES[:-1])} or {STAGES[-1]}.")
+    for flag, stage in (("--from", own.first), ("--until", own.until)):
+        if stage is not None and stage not in named:
+            raise UserError(f"{flag} {stage}: the stages of {recipe.path} are {', '.join(named)}.")
+    first = named.index(own.first) if own.first else 0
+    last = named.index(own.until) if own.until else len(named) - 1
+    if first > last:
+        raise UserError(f"--from {own.first} comes after --until {own.until}.")
+    return named[first : last + 1]
+
+
+def _without_stage_flags(words: list[str]) -> list[str]:
+    """The recipe and the flags that every stage knows; those of one stage are for that stage to check."""
+    return _flags_for(None, words)
+
+
+def _flags_for(stage: str | None, words: list[str]) -> list[str]:
+    """The recipe, the shared flags, and `--stage.key` of this stage alone. Raises UserError for a stage's key without
+    its stage."""
+    recipe = [words[0]] if words and not words[0].startswith("--") else []
+    kept = list(recipe)
+    for flag, values in split_flags(words[len(recipe) :]):
+        section, dot, _ = flag.partition(".")
+        if not dot and flag not in _shared_keys():
+            raise UserError(f"flag --{flag} belongs to a stage: write --pretrain.{flag}, --sft.{flag}, ...")
+        if section not in STAGES or section == stage:
+            kept += [f"--{flag}", *values]
+    return kept
+
+
+def _shared_keys() -> set[str]:
+    keys = {f.name for section in SHARED_SECTIONS.values() for f in fields(section)}
+    return keys | {f.name for f in fields(RunArguments)}
+
+
+def _launch(stage: str, own: RunFlags) -> list[str]:
+    """The command of one stage: by accelerate where several GPUs are there or a config is given, else plain Python."""
+    script = str(PACKAGE / f"{stage}.py")
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
+    if own.accelerate_config:
+        return [*accelerate, "--config_file", own.accelerate_config, script]
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        return [*accelerate, "--multi_gpu", "--num_processes", str(torch.cuda.device_count()), script]
+    return [sys.executable, script]
+
+
+def _command_again(words: list[str], own: RunFlags, stage: str) -> str:
+    until = ["--until", own.until] if own.until else []
+    config = ["--accelerate_config", own.accelerate_config] if own.accelerate_config else []
+    return " ".join(["hfgpt run", *(w for w in words if w != "--overwrite"), *config, "--from", stage, *until])

@@ -1,0 +1,142 @@
+"""What all five stages do around their trainer: where they start, the record, the callbacks, resuming, saving."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from hfgpt.arguments import DataArguments
+from hfgpt.errors import UserError
+from hfgpt.evals.callback import EVALS_FILE, EvalTasksCallback
+from hfgpt.recipe import Recipe
+from hfgpt.training.arguments import StageArguments
+from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
+from hfgpt.training.checkpoints import checkpoint_step, checkpoint_to_resume, named_checkpoint
+from hfgpt.training.hardware import dense_peak_flops, use_all_cores
+from hfgpt.training.mixin import RecordedTrainer
+from hfgpt.training.record import RunRecord, keep_records
+from hfgpt.workspace import Workspace, stage_before
+
+Say = Callable[[str], None]
+
+
+def speaker(args: StageArguments) -> Say:
+    """`print` in the main process, silence in the others."""
+    return print if args.process_index == 0 else lambda *_: None
+
+
+def is_done(folders: Workspace, recipe: Recipe, say: Say) -> bool:
+    """Whether the stage is complete and need not run again; says so."""
+    if folders.is_complete and not recipe.run.overwrite:
+        say(f"{folders.stage} is complete; --overwrite runs it again.")
+        return True
+    return False
+
+
+def start_model(recipe: Recipe, stage: str, args: StageArguments) -> str:
+    """The model that `stage` starts from: `model_name_or_path`, or the stage before it, which must be complete."""
+    if args.model_name_or_path:
+        return args.model_name_or_path
+    before = stage_before(recipe, stage)
+    if before is None:
+        raise UserError(f"{recipe.path} has no stage before {stage}: give a trained model by --model_name_or_path.")
+    if not (before / "config.json").is_file():
+        command = f"accelerate launch hfgpt/{before.name}.py {recipe.path} --output_root {recipe.run.output_root}"
+        raise UserError(
+            f"{stage} starts from {before}, which holds no model: run {before.name} first ({command}), or give a "
+            "model by --model_name_or_path."
+        )
+    return str(before)
+
+
+def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, is_chat: bool) -> None:
+    """Write the tokenizer's special tokens into the model's configs. A chat model stops at `<|end|>`; a base model
+    ends a document where the next would begin, at BOS, too. Raises UserError unless BOS, pad and end are three tokens
+    and every token has a row in the model."""
+    bos, pad, end = tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id
+    if None in (bos, pad, end) or len({bos, pad, end}) < 3:
+        raise UserError(
+            f"the tokenizer's bos {tokenizer.bos_token}, pad {tokenizer.pad_token} and end {tokenizer.eos_token} "
+            "must be three different tokens: set tokenizer.add_chat_tokens."
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(f"the tokenizer has {len(tokenizer):,} tokens, the model {model.config.vocab_size:,}.")
+    model.config.bos_token_id, model.config.pad_token_id, model.config.eos_token_id = bos, pad, end
+    model.generation_config = GenerationConfig(
+        bos_token_id=bos, eos_token_id=end if is_chat else [bos, end], pad_token_id=pad
+    )
+
+
+def make_record(
+    args: StageArguments,
+    folders: Workspace,
+    say: Say,
+    *,
+    tokens_per_step: float,
+    flops_per_token: float,
+    rows_per_epoch: float | None,
+    rows_per_step: int,
+) -> RunRecord:
+    """The stage's metrics.jsonl, with MFU where the GPU's peak is known. Takes all cores where there is no GPU."""
+    on_gpu = args.device.type == "cuda"
+    if not on_gpu:
+        use_all_cores()
+    peak = dense_peak_flops(torch.cuda.get_device_name()) if on_gpu and args.bf16 else None
+    if peak:
+        say(f"MFU         of {peak:.3g} dense bfloat16 FLOP/s on each of {args.world_size} GPU(s)")
+    return RunRecord(
+        folders.stage,
+        tokens_per_step=tokens_per_step,
+        flops_per_token=flops_per_token,
+        rows_per_epoch=rows_per_epoch,
+        rows_per_step=rows_per_step,
+        peak_flops=peak * args.world_size if peak else None,
+        write=args.process_index == 0,
+        synchronize=torch.cuda.synchronize if on_gpu else lambda: None,
+    )
+
+
+def add_callbacks(
+    trainer: RecordedTrainer,
+    args: StageArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    folders: Workspace,
+    data: DataArguments,
+    samples: TrainerCallback,
+) -> None:
+    """Progress in readable lines, samples, lm-eval tasks before and after, histograms."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(PlainLines() if args.disable_tqdm else ProgressLines())
+    trainer.add_callback(samples)
+    if args.eval_tasks:
+        world: dict[str, Any] = {"tinyworld_people": data.tinyworld_people, "seed": data.seed}
+        trainer.add_callback(
+            EvalTasksCallback(
+                tokenizer,
+                args.eval_tasks,
+                folders.stage,
+                trainer.record,
+                limit=args.eval_tasks_limit,
+                metadata=world,
+            )
+        )
+    if args.log_histograms:
+        trainer.add_callback(HistogramCallback())
+
+
+def train(trainer: RecordedTrainer, args: StageArguments, folders: Workspace, say: Say) -> None:
+    """Train from the newest complete checkpoint or from the start, evaluate the last step, save the model."""
+    trainer.accelerator.wait_for_everyone()  # until the main process has removed what --overwrite removes
+    checkpoint = named_checkpoint(args.resume_from_checkpoint) or checkpoint_to_resume(folders.stage, say)
+    if args.process_index == 0:
+        for name in (SAMPLES_FILE, EVALS_FILE):  # metrics.jsonl is the record's own
+            keep_records(folders.stage / name, checkpoint_step(checkpoint) if checkpoint else -1)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    last = trainer.state.global_step
+    evaluated = any("eval_loss" in log and log["step"] == last for log in trainer.state.log_history)
+    if trainer.eval_dataset is not None and not evaluated:
+        trainer.evaluate()
+    trainer.save_model()

@@ -1,0 +1,126 @@
+"""What pretraining and midtraining share: packed rows in a fixed order through HF's Trainer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerFast
+from transformers.trainer_utils import IntervalStrategy
+
+from hfgpt.data.rows import OrderedRows, collate_rows
+from hfgpt.data.tokenizer import token_byte_lengths
+from hfgpt.evals.held_out import HeldOutBitsPerByte
+from hfgpt.model import GPTForCausalLM
+from hfgpt.model.architecture import architecture_keys
+from hfgpt.recipe import Recipe
+from hfgpt.report.summary import finish_stage, stage_summary
+from hfgpt.stage import Say, add_callbacks, make_record, train
+from hfgpt.training.arguments import PretrainArguments
+from hfgpt.training.callbacks import SampleCallback
+from hfgpt.training.plan import Plan, make_plan
+from hfgpt.training.trainer import PackedRowsTrainer
+from hfgpt.workspace import Workspace, start_stage
+
+
+def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, train_rows: int | None, rates) -> Plan:
+    """Batch and length of the stage, written into `args` too; `train_rows` is one epoch."""
+    plan = make_plan(
+        model.config.to_dict(),
+        depth=None if args.model_name_or_path else recipe.model.depth,
+        optimizer=args.optimizer_name,
+        max_length=recipe.data.max_length,
+        per_device_batch_size=args.per_device_train_batch_size,
+        num_processes=args.world_size,
+        grad_accum_steps=args.gradient_accumulation_steps,
+        total_batch_size=args.total_batch_size,
+        max_steps=args.max_steps,
+        target_flops=args.target_flops,
+        target_param_data_ratio=args.target_param_data_ratio,
+        num_train_epochs=args.epochs_wanted,
+        train_rows=train_rows,
+        rates=rates,
+    )
+    args.max_steps, args.gradient_accumulation_steps = plan.max_steps, plan.batch.grad_accum_steps
+    return plan
+
+
+def train_on_rows(
+    recipe: Recipe,
+    args: PretrainArguments,
+    folders: Workspace,
+    say: Say,
+    *,
+    model: GPTForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    plan: Plan,
+    rates: dict[str, float],
+    rows_of: Callable[[int], TorchDataset | IterableDataset],
+    validation: Dataset,
+    bytes_per_token: float,
+    identity: dict[str, Any],
+) -> None:
+    """Train `model` as planned on `rows_of(total rows)`, with everything that belongs to a stage, and finish it.
+
+    `identity` says which rows these are; with what else decides a step it must stay the same for a run to go on.
+    """
+    data = recipe.data
+    if not len(validation):
+        args.eval_strategy = IntervalStrategy.NO
+    held_out = HeldOutBitsPerByte(token_byte_lengths(tokenizer))
+    record = make_record(
+        args,
+        folders,
+        say,
+        tokens_per_step=plan.batch.tokens_per_step,
+        flops_per_token=plan.flops_per_token,
+        rows_per_epoch=plan.train_rows,
+        rows_per_step=plan.batch.rows_per_step,
+    )
+    if args.process_index == 0:
+        start_stage(
+            folders.stage,
+            recipe,
+            identity
+            | {
+                "tokens_per_step": plan.batch.tokens_per_step,
+                "seed": data.seed,
+                "optimizer": plan.optimizer,
+                "weight_decay": args.weight_decay,
+                "architecture": architecture_keys(model.config),
+                **rates,
+            },
+        )
+    trainer = PackedRowsTrainer(
+        args=args,
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=rows_of(plan.max_steps * plan.batch.rows_per_step),
+        eval_dataset=OrderedRows(validation, seed=None, total_rows=len(validation)) if len(validation) else None,
+        data_collator=collate_rows(tokenizer.bos_token_id, data.cross_document_attention),
+        preprocess_logits_for_metrics=held_out.reduce,
+        compute_metrics=held_out.compute,
+    )
+    trainer.record_into(record, rates)
+    samples = SampleCallback(
+        tokenizer,
+        args.sample_prompts,
+        folders.stage,
+        record,
+        every=args.sample_steps,
+        max_new_tokens=args.sample_max_new_tokens,
+    )
+    add_callbacks(trainer, args, tokenizer, folders, data, samples)
+    train(trainer, args, folders, say)
+    if args.process_index == 0:
+        finish_stage(
+            folders.stage,
+            record,
+            steps=plan.max_steps,
+            parameters=plan.parameters.total,
+            bytes_per_token=bytes_per_token,
+        )
+        say(stage_summary(folders.stage))
+    if args.push_to_hub:
+        trainer.push_to_hub()

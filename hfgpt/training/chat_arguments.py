@@ -1,0 +1,142 @@
+"""The `sft:`, `dpo:` and `grpo:` sections: TRL's configs under their own names, with hfgpt's keys and defaults."""
+
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
+
+from trl import DPOConfig, GRPOConfig, SFTConfig
+
+from hfgpt.arguments import DataArguments
+from hfgpt.training.arguments import StageArguments
+
+
+def _option(default, help: str):
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ChatSourceArguments(StageArguments):
+    """Where conversations, preference pairs or prompts come from, how long the stage lasts, and LoRA."""
+
+    dataset: str | None = _option(None, "tinyworld or a Hub dataset id; null is the stage's usual one.")
+    data_path: list[str] | str | None = _option(None, "Local file, folder or glob (or several), instead of dataset.")
+    format: Literal["auto", "jsonl", "json", "csv", "parquet"] = _option(
+        "auto", "How to read data_path; auto goes by each file's name."
+    )
+    dataset_config: str | None = _option(None, "Config (folder) of a Hub dataset.")
+    dataset_split: str = _option("train", "Split of a Hub dataset.")
+    dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub dataset.")
+    num_shards: int | None = _option(None, "Take only the first N files of a Hub dataset.")
+    columns: dict[str, str] = _option({}, "Which column holds what, as {messages: dialogue}.")
+    validation_fraction: float = _option(0.02, "Share of rows held out, chosen by a hash of their content.")
+    max_rows: int | None = _option(None, "Use at most this many rows.")
+
+    num_train_epochs: float = _option(1.0, "Passes over the data.")  # type: ignore[assignment]
+    sample_prompts: list[str] = _option(["Who are you?"], "Questions that are answered before and after the stage.")
+    sample_steps: int = _option(0, "Steps between two rounds of samples, beside those before and after; 0 for none.")
+
+    use_peft: bool = _option(False, "Train LoRA adapters instead of all weights; they are merged at the end.")
+    lora_r: int = _option(16, "Rank of the LoRA adapters.")
+    lora_alpha: int = _option(32, "LoRA's scale is lora_alpha / lora_r.")
+    lora_dropout: float = _option(0.0, "Dropout on LoRA's input.")
+    lora_target_modules: list[str] | str = _option("all-linear", "Linears that get an adapter; never the head.")
+
+    # The default dataset of a stage as (dataset, config, split), where the recipe's world is not the tiny one.
+    usual_dataset: ClassVar[tuple[str, str | None, str]] = ("HuggingFaceTB/smoltalk", "all", "train")
+
+    def source(self, data: DataArguments) -> DataArguments:
+        """This stage's data as a section `data`."""
+        found = replace(
+            data,
+            dataset=self.dataset,
+            data_path=self.data_path,
+            format=self.format,
+            dataset_config=self.dataset_config,
+            dataset_split=self.dataset_split,
+            dataset_revision=self.dataset_revision,
+            num_shards=self.num_shards,
+            columns=self.columns,
+            validation_fraction=self.validation_fraction,
+            streaming=False,
+            prepared=None,
+            content="chat",
+            gutenberg_books=[],
+        )
+        if self.dataset is None and self.data_path is None:
+            if data.dataset == "tinyworld":
+                return replace(found, dataset="tinyworld")
+            dataset, config, split = self.usual_dataset
+            return replace(found, dataset=dataset, dataset_config=config, dataset_split=split)
+        return found
+
+    def __post_init__(self):
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be 0 or more and below 1, not {self.validation_fraction}")
+        if self.use_peft:
+            if self.optim == "muon":  # which updates whole matrices, not adapters
+                self.optim = "adamw_torch"
+            if self.learning_rate is None:
+                self.learning_rate = 2e-4  # Hu et al. 2021 (arXiv:2106.09685), table 11
+        super().__post_init__()
+
+
+@dataclass
+class SftArguments(ChatSourceArguments, SFTConfig):  # type: ignore[misc]
+    """The `sft:` section: every key of `trl.SFTConfig` works under its own name.
+
+    Conversations are packed (`packing`), attention never crosses them, and the loss is that of the assistant's tokens.
+    """
+
+    packing: bool = _option(True, "Put several conversations into one row of data.max_length tokens.")
+    rate_scale: float | None = _option(0.1, "Multiplies every rate that is null.")
+
+    def __post_init__(self):
+        if self.packing_strategy == "wrapped":
+            raise ValueError("packing_strategy wrapped cuts conversations and mixes them: use bfd")
+        super().__post_init__()
+
+
+@dataclass
+class DpoArguments(ChatSourceArguments, DPOConfig):  # type: ignore[misc]
+    """The `dpo:` section: every key of `trl.DPOConfig` works under its own name."""
+
+    rate_scale: float | None = _option(0.01, "Multiplies every rate that is null.")
+    usual_dataset = ("HuggingFaceH4/ultrafeedback_binarized", None, "train_prefs")
+
+
+@dataclass
+class GrpoArguments(ChatSourceArguments, GRPOConfig):  # type: ignore[misc]
+    """The `grpo:` section: every key of `trl.GRPOConfig` works under its own name."""
+
+    rate_scale: float | None = _option(0.01, "Multiplies every rate that is null.")
+    eval_strategy: str = _option("no", "pass@k before and after says more than the reward of held-out prompts.")
+    num_generations: int = _option(8, "Answers to one prompt, whose rewards are compared.")  # type: ignore[assignment]
+    max_completion_length: int = _option(256, "Tokens of an answer, at most.")  # type: ignore[assignment]
+    pass_at: list[int] = _option([1, 8], "The k of pass@k, measured before and after on held-out prompts.")
+    pass_at_prompts: int = _option(200, "Held-out prompts that pass@k is measured on.")
+    self_play: bool = _option(False, "Tiny world only: the model makes up the sums that it answers.")
+    usual_dataset = ("openai/gsm8k", "main", "train")
+
+    def __post_init__(self):
+        if self.use_vllm and find_spec("vllm") is None:
+            raise ValueError("use_vllm needs vLLM, which is not installed: pip install vllm, or leave it out")
+        if not self.pass_at or min(self.pass_at) < 1:
+            raise ValueError(f"pass_at must name one k or more, each at least 1, not {self.pass_at}")
+        super().__post_init__()
+
+
+def lora_config(args: ChatSourceArguments) -> Any:
+    """The adapters that `use_peft` asks for; None without it."""
+    if not args.use_peft:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=args.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,120 @@
+"""What every trainer of hfgpt does beside training: Muon, records, guards, complete checkpoints. The same class serves
+HF's Trainer and TRL's three."""
+
+import math
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from hfgpt.errors import UserError
+from hfgpt.training.arguments import StageArguments
+from hfgpt.training.checkpoints import CompleteCheckpoints
+from hfgpt.training.optimizer import MuonAdamWFactory
+from hfgpt.training.record import RunRecord
+from hfgpt.training.schedules import warmup_stable_decay
+
+# Names in metrics.jsonl for what HF's Trainer calls otherwise.
+NAMES = {"eval_loss": "val_loss", "eval_bits_per_byte": "val_bits_per_byte"}
+KEPT = (
+    *("loss", "grad_norm", "learning_rate", *NAMES),
+    *("mean_token_accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
+    *("eval_mean_token_accuracy", "eval_rewards/accuracies", "eval_rewards/margins"),
+    *("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio"),
+)
+
+
+class RecordedTrainer(CompleteCheckpoints):
+    """A Trainer that writes metrics.jsonl, optimises by Muon where the recipe says so and stops at what is not finite.
+
+    For TRL's trainers name it after theirs, `class SftTrainer(SFTTrainer, RecordedTrainer)`: what they log then comes
+    through here. `record_into` must be called before `train`.
+    """
+
+    args: StageArguments
+    record: RunRecord
+    tokens_are_counted = False  # True where only TRL's own count knows how many tokens a step had
+
+    def record_into(self, record: RunRecord, rates: dict[str, float]) -> None:
+        """Write records to `record`; `rates` are those of the parameter groups."""
+        self.record = record
+        self.add_callback(_Clock(record))
+        if self.args.uses_muon:
+            options: dict[str, Any] = {
+                "weight_decay": self.args.weight_decay,
+                "momentum": self.args.muon_momentum,
+                "betas": (self.args.adam_beta1, self.args.adam_beta2),
+                "eps": self.args.adam_epsilon,
+            }
+            self.optimizer_cls_and_kwargs = (MuonAdamWFactory, rates | options)  # type: ignore[assignment]
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
+            options = dict(self.args.lr_scheduler_kwargs or {})
+            self.lr_scheduler = warmup_stable_decay(
+                optimizer or self.optimizer,
+                warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                decay_steps=options.get("num_decay_steps", round(self.args.decay_ratio * num_training_steps)),
+                total_steps=num_training_steps,
+                min_lr_ratio=options.get("min_lr_ratio", self.args.min_lr_ratio),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def evaluate(self, *args, **kwargs):
+        with self.record.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        with self.record.paused():
+            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+                self._stop_for("the weights hold values that are not finite")
+            super()._save_checkpoint(model, trial)
+
+    def _stop_for(self, what: str):
+        raise UserError(
+            f"{what} at step {self.state.global_step}: lower the learning rates or raise warmup_steps and start anew "
+            "with --overwrite; nothing that is not finite was saved."
+        )
+
+    def log(self, logs, start_time=None):
+        if "eval_nats_per_token" in logs:  # HF's own eval_loss counts rows twice where processes share them unevenly
+            logs["eval_loss"] = logs.pop("eval_nats_per_token")
+        for name, words in (("loss", "the loss is"), ("grad_norm", "the gradient's norm is")):
+            if name in logs and not math.isfinite(logs[name]):
+                self._stop_for(f"{words} {logs[name]}")
+        step = self.state.global_step
+        values = {NAMES.get(name, name): logs[name] for name in KEPT if name in logs}
+        if self.tokens_are_counted and "num_tokens" in logs:
+            values["tokens"] = logs["num_tokens"]
+        if "loss" in logs:
+            values.update(self.record.speed(step))
+            if torch.cuda.is_available():
+                values["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        if values:
+            record = self.record.append(step, values)
+            logs.update({name: record[name] for name in ("tokens", "tokens_per_second", "mfu") if name in record})
+        super().log(logs, start_time)
+
+
+class _Clock(TrainerCallback, ExportableState):
+    """Starts the record's clock at the first or the resumed step, stops it at the end; has the last step logged."""
+
+    def __init__(self, record: RunRecord):
+        self.record = record
+
+    def state(self) -> dict:
+        """What a checkpoint's trainer_state.json keeps."""
+        return {"args": {}, "attributes": {"seconds": self.record.elapsed()}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        kept = state.stateful_callbacks.get(type(self).__name__, {})
+        self.record.start(state.global_step, kept.get("attributes", {}).get("seconds") if state.global_step else None)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps:
+            control.should_log = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.record.stop()

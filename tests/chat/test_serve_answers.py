@@ -1,0 +1,156 @@
+"""The thread that generates for all clients of the server, with a real engine; and what clients see of its tokens."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+pytest.importorskip("fastapi")
+
+from transformers.cli.serving.utils import _StreamError
+
+from hfgpt.chat.engine import Engine
+from hfgpt.chat.sampling import Sampling
+from hfgpt.chat.serve_answers import MAX_WAITING, Answer, Rotation
+from hfgpt.chat.serve_requests import RequestError
+from hfgpt.chat.serve_text import TextUntil
+
+LONG = Sampling(temperature=0, max_new_tokens=200)
+
+
+@pytest.fixture(scope="module")
+def engine(base_model: Path) -> Engine:
+    """An untrained model that never stops by itself."""
+    made = Engine.from_pretrained(base_model, device="cpu")
+    made.stop_ids = frozenset()
+    return made
+
+
+@pytest.fixture
+def rotation() -> Iterator[Rotation]:
+    made = Rotation(max_active=2)
+    yield made
+    made.stop(seconds=30)
+
+
+def answer_of(engine: Engine, sampling: Sampling) -> Answer:
+    return Answer(engine.stream(engine.text_ids("one"), sampling), stops=())
+
+
+async def items_of(answer: Answer) -> list[Any]:
+    """All that comes out of the queue, its end included."""
+    items = [await answer.queue.get()]
+    while isinstance(items[-1], str):
+        items.append(await answer.queue.get())
+    return items
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(engine, rotation):
+    async def run() -> tuple[int, int]:
+        long, short = answer_of(engine, LONG), answer_of(engine, Sampling(temperature=0, max_new_tokens=5))
+        rotation.add(long)
+        rotation.add(short)
+        await items_of(short)
+        tokens = long.total_tokens
+        await items_of(long)
+        return tokens, long.total_tokens
+
+    when_short_was_done, at_the_end = asyncio.run(run())
+    assert when_short_was_done < 100
+    assert at_the_end == 200
+
+
+def test_answers_of_a_rotation_are_those_of_the_engine(engine, rotation):
+    async def run() -> list[str]:
+        answers = [answer_of(engine, Sampling(seed=seed, max_new_tokens=30)) for seed in range(6)]
+        for answer in answers:
+            rotation.add(answer)
+        return ["".join(filter(None, await items_of(answer))) for answer in answers]
+
+    alone = [
+        engine.generate([engine.text_ids("one")], Sampling(seed=seed, max_new_tokens=30))[0].text for seed in range(6)
+    ]
+    assert asyncio.run(run()) == alone
+    assert len(set(alone)) == 6
+
+
+def test_nothing_more_is_generated_for_a_client_that_has_gone(engine):
+    async def run() -> tuple[Answer, bool, list[Any]]:
+        answer = answer_of(engine, LONG)
+        for _ in range(3):
+            assert answer.advance()
+        answer.cancel()
+        goes_on = answer.advance()
+        return answer, goes_on, await items_of(answer)
+
+    answer, goes_on, items = asyncio.run(run())
+    assert not goes_on
+    assert answer.total_tokens < 200
+    assert answer.finish_reason is None
+    assert items[-1] is None
+
+
+def test_a_full_line_is_refused_and_stopping_ends_those_who_wait(engine, rotation):
+    async def run() -> list[Any]:
+        answers = [answer_of(engine, LONG) for _ in range(MAX_WAITING + 20)]
+        added = []
+        with pytest.raises(RequestError, match="overloaded") as error:
+            for answer in answers:
+                rotation.add(answer)
+                added.append(answer)
+        assert error.value.status == 503
+        assert len(added) >= MAX_WAITING
+        rotation.stop(seconds=30)
+        return [(await items_of(answer))[-1] for answer in added]
+
+    ends = asyncio.run(run())
+    assert sum(isinstance(end, _StreamError) for end in ends) > MAX_WAITING - 10
+    with pytest.raises(RequestError, match="stopping"):
+        asyncio.run(_add_one(engine, rotation))
+
+
+async def _add_one(engine: Engine, rotation: Rotation) -> None:
+    rotation.add(answer_of(engine, LONG))
+
+
+def test_an_answer_that_fails_ends_alone(engine, base_model, rotation):
+    broken = Engine.from_pretrained(base_model, device="cpu")
+    broken.model.get_output_embeddings().weight.data.fill_(float("nan"))
+
+    async def run() -> tuple[list[Any], list[Any]]:
+        failing, fine = answer_of(broken, LONG), answer_of(engine, LONG)
+        rotation.add(failing)
+        rotation.add(fine)
+        return await items_of(failing), await items_of(fine)
+
+    failed, fine = asyncio.run(run())
+    assert [type(item) for item in failed] == [_StreamError]
+    assert fine[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("stops", "bits", "shown", "found"),
+    [
+        ((), ["a", "b"], ["a", "b"], False),
+        (("cd",), ["a", "bc", "d", "e"], ["a", "b", ""], True),
+        (("cd",), ["abc", "e"], ["ab", "ce"], False),
+        (("cd",), ["abc"], ["ab", "c"], False),
+        (("xyz", "b"), ["abxyz"], ["a"], True),
+        (("aab",), ["aaab"], ["a"], True),
+        (("aab",), ["a", "a", "a", "b"], ["", "", "a", ""], True),
+        (("\n\n",), ["a\n", "b\n", "\nc"], ["a", "\nb", ""], True),
+    ],
+)
+def test_text_ends_before_the_first_stop_string_and_loses_nothing_else(stops, bits, shown, found):
+    text = TextUntil(stops)
+    out = []
+    for bit in bits:
+        out.append(text.append(bit))
+        if text.found:
+            break
+    rest = text.rest()
+    assert out + ([rest] if rest else []) == shown
+    assert text.found == found

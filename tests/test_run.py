@@ -1,0 +1,61 @@
+"""`hfgpt run`: the stages of a recipe in order, in real processes; what is complete is passed over, a failure says how
+to go on."""
+
+import pytest
+from commands import run, sentence_of_failure, succeed
+
+SMALL = """\
+model: {depth: 2, hidden_size: 64}
+tokenizer: {vocab_size: 400}
+data: {dataset: tinyworld, tinyworld_documents: 300, tinyworld_conversations: 200, max_length: 128, num_proc: 1}
+pretrain: {max_steps: 2, total_batch_size: 512, per_device_train_batch_size: 4, sample_steps: 0, eval_strategy: "no"}
+sft: {max_steps: 2, per_device_train_batch_size: 4, sample_max_new_tokens: 4, eval_tasks: [tinyworld_chat_sums],
+  eval_tasks_limit: 4}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.slow
+def test_stages_run_in_order_and_a_failure_says_how_to_go_on(recipe, tmp_path):
+    where = ("--output_root", tmp_path / "runs")
+    failed = run("hfgpt", "run", recipe, *where, "--sft.data_path", tmp_path / "missing.jsonl")
+    assert failed.returncode == 2
+    assert "missing.jsonl" in failed.stderr and "Traceback" not in failed.stderr
+    assert "sft stopped with exit code 2; go on with: hfgpt run" in failed.stderr and "--from sft" in failed.stderr
+    assert (tmp_path / "runs" / "small" / "pretrain" / "final_metrics.json").is_file()
+
+    done = succeed("hfgpt", "run", recipe, *where, "--sft.warmup_steps", "1")
+    assert "pretrain: complete" in done.stdout and "passed over" in done.stdout
+    assert "| answers a sum" in done.stdout and "| sft" in done.stdout.replace(" ", "").replace("|sft", "| sft")
+    assert (tmp_path / "runs" / "small" / "report" / "abilities.md").is_file()
+    assert "warmup_steps: 1" in (tmp_path / "runs" / "small" / "sft" / "recipe.yaml").read_text()
+
+    stale = run("hfgpt", "run", recipe, *where, "--until", "pretrain", "--overwrite")
+    assert stale.returncode == 0 and "sft" not in stale.stdout.split("pretrain:")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--from", "dpo"), "--from dpo: the stages of"),
+        (("--from", "sft", "--until", "pretrain"), "comes after"),
+        (("--learning_rate", "1"), "write --pretrain.learning_rate, --sft.learning_rate"),
+        (("--until",), "--until needs a value"),
+        (("--accelerate_config", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("--depht", "3"), "flag --depht"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_runs(recipe, tmp_path, flags, words):
+    assert words in sentence_of_failure("hfgpt", "run", recipe, "--output_root", tmp_path / "runs", *flags)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_without_a_stage_is_refused(tmp_path):
+    (tmp_path / "empty.yaml").write_text("model: {depth: 2}\n")
+    assert "names no stage" in sentence_of_failure("hfgpt", "run", tmp_path / "empty.yaml")
