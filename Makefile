@@ -12,7 +12,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster,web,serve,peft]"
 	touch $(STAMP)
 
 # Text to a base model on this machine, in minutes: plot, scores before and after, sample completions.
@@ -37,6 +37,7 @@ quality: install
 # Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
 bench: install
 	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python benchmarks/decoding.py --compile
 	@test -n "$(TEXT)" || echo "make bench TEXT=folder measures tokenization and preparation too"
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/tokenization.py --text $(TEXT)/*.txt
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/data_preparation.py $(TEXT)

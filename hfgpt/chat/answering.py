@@ -1,6 +1,7 @@
 """A conversation's next answer, as terminal, web page and server give it: old turns dropped where the context is full,
 the answer streamed, the calculator asked where the model calls it. And the continuation of a text by a base model."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,16 +53,14 @@ def fitting_prompt(engine: Engine, messages: list[Message], sampling: Sampling) 
     """
     if not messages:
         raise UserError("There is no message to answer.")
-    system = messages[:1] if messages[0]["role"] == "system" else []
+    system = messages[:1] if messages[0].get("role") == "system" else []
+    rest = messages[len(system) :]
     # A turn is a user's message with all that follows it: an answer, or a tool's result, is nothing without it.
-    starts = [place for place, message in enumerate(messages) if message["role"] == "user" and place > 0]
-    room = min(sampling.max_new_tokens, engine.max_length // 2)
-    prompt_ids = engine.chat_ids(messages)
-    for start in starts:
-        if len(prompt_ids) + room <= engine.max_length:
-            break
-        if start > len(system):
-            prompt_ids = engine.chat_ids(system + messages[start:])
+    starts = [0, *(place for place, message in enumerate(rest) if place and message.get("role") == "user")]
+    longest = engine.max_length - min(sampling.max_new_tokens, engine.max_length // 2)
+    # By halving: many short turns must not be rendered as many times.
+    fitting = bisect_left(starts, True, key=lambda start: len(engine.chat_ids(system + rest[start:])) <= longest)
+    prompt_ids = engine.chat_ids(system + rest[starts[min(fitting, len(starts) - 1)] :])
     if len(prompt_ids) >= engine.max_length:
         raise UserError(
             f"The last message is too long: with it the prompt has {len(prompt_ids):,} tokens and {engine.name} reads "
@@ -71,10 +70,13 @@ def fitting_prompt(engine: Engine, messages: list[Message], sampling: Sampling) 
 
 
 def _pieces(engine: Engine, prompt_ids: list[int], sampling: Sampling, best_of: int) -> Iterator[Piece]:
-    if best_of == 1:
-        return engine.stream(prompt_ids, sampling)
+    engine.room(prompt_ids)  # refuses what does not fit now, not when the first piece is asked for
+    return engine.stream(prompt_ids, sampling) if best_of == 1 else _best(engine, prompt_ids, sampling, best_of)
+
+
+def _best(engine: Engine, prompt_ids: list[int], sampling: Sampling, best_of: int) -> Iterator[Piece]:
     best = best_completion(engine, prompt_ids, best_of, sampling)
-    return iter([Piece(best.text, len(best.token_ids), best.finish_reason)])
+    yield Piece(best.text, len(best.token_ids), best.finish_reason)
 
 
 class CalculatorTokens:

@@ -56,7 +56,7 @@ class TransformersDecoding:
             if isinstance(value, torch.Tensor):
                 self.inputs[name] = value[rows]
             elif isinstance(value, Cache):
-                value.reorder_cache(torch.tensor(rows, device=self.model.device))
+                value.reorder_cache(torch.LongTensor(rows))
 
     @torch.inference_mode()
     def _forward(self, tokens: torch.Tensor, is_first_iteration: bool) -> None:

@@ -55,8 +55,8 @@ class Step(NamedTuple):
 class Engine:
     """Generates with `model` as it is now: build another engine after further training. Threads may share an engine.
 
-    `compile` lets torch.compile make the step of our own models; None is no, since on a CPU it gains a sixth and takes
-    half a minute for it (benchmarks/decoding.md), and on a GPU it has not been measured.
+    `compile` lets torch.compile make the step of our own models. None is no: on a CPU it gains a tenth to a fifth for
+    ten to twenty seconds at first use (benchmarks/decoding.md), and on a GPU it has not been measured.
 
     Raises UserError where model and tokenizer do not belong together.
     """
@@ -93,6 +93,7 @@ class Engine:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         trust_remote_code: bool = False,
+        compile: bool | None = None,
     ) -> Engine:
         """The engine of a saved folder or a Hub id: ours, or any causal language model of transformers.
 
@@ -116,7 +117,7 @@ class Engine:
                 f"The tokenizer of {name_or_path} has no fast version (tokenizer.json); name a model that has."
             )
         model.to(device)  # type: ignore[arg-type]
-        return cls(model, tokenizer, name=str(name_or_path))
+        return cls(model, tokenizer, name=str(name_or_path), compile=compile)
 
     def chat_ids(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The tokens of a conversation by the model's chat template, up to where the assistant is to speak. Names of
@@ -145,7 +146,7 @@ class Engine:
 
         Raises UserError for a prompt that is empty or fills the context.
         """
-        self._room(prompt_ids)  # now, not when the first piece is asked for
+        self.room(prompt_ids)  # now, not when the first piece is asked for
         return self._pieces(prompt_ids, sampling)
 
     def _pieces(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[Piece]:
@@ -176,7 +177,7 @@ class Engine:
     def steps(self, prompts: list[list[int]], sampling: Sampling, scored: bool = False) -> Iterator[Step]:
         """The decoding loop under `stream` and `generate`: a token for every row that still goes on, in any order. A
         row that has given its finish reason does not come again. Log probabilities are 0 unless `scored`."""
-        room = [min(sampling.max_new_tokens, self._room(prompt)) for prompt in prompts]
+        room = [min(sampling.max_new_tokens, self.room(prompt)) for prompt in prompts]
         if not prompts:
             return
         choice = TokenChoice(sampling, prompts, self.vocab_size, self.model.device)
@@ -211,8 +212,9 @@ class Engine:
         chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         return tokens, (chosen - logits.logsumexp(-1)).tolist()
 
-    def _room(self, prompt_ids: list[int]) -> int:
-        """How many tokens the context holds after this prompt, at least 1."""
+    def room(self, prompt_ids: list[int]) -> int:
+        """How many tokens the context holds after this prompt, at least 1. Raises UserError for a prompt that is empty
+        or fills the context."""
         if not prompt_ids:
             raise UserError("The prompt is empty: give at least one token.")
         if len(prompt_ids) >= self.max_length:

@@ -33,6 +33,7 @@ class GPTDecoder:
     """The weights of a GPTForCausalLM as they are now, laid out for decoding: the logits are the model's up to
     rounding. On a CPU the matrices are in memory a second time. `compile` has torch.compile fuse a token's step."""
 
+    @torch.no_grad()
     def __init__(self, model: GPTForCausalLM, compile: bool = False) -> None:
         config, base = model.config, model.model
         self.device, self.dtype = model.device, model.dtype
@@ -50,7 +51,7 @@ class GPTDecoder:
             everywhere = torch.arange(config.max_position_embeddings, device=self.device)
             cos, sin = base.rotary_emb(self.token_table, everywhere)  # (positions, d / 2)
             self.rotary_tables = (torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1))
-        # One compilation for all batch sizes and lengths; it takes place at the first token.
+        # Compiles at the first token of a batch of one, of several rows, and of rows of different lengths.
         self.step = torch.compile(self.forward, dynamic=True) if compile else self.forward
 
     def begin(self, prompts: list[list[int]], max_new_tokens: int) -> "GPTDecoding":

@@ -36,10 +36,8 @@ class DecodingLayer:
         self.heads, self.key_value_heads = attention.config.num_attention_heads, attention.config.num_key_value_heads
         self.head_dim, self.scaling, self.window = attention.head_dim, attention.scaling, attention.sliding_window
         self.residual_scalar, self.embedding_scalar = layer.residual_scalar, layer.embedding_scalar
-        self.input_norm, self.post_norm = (
-            frozen_norm(layer.input_layernorm),
-            frozen_norm(layer.post_attention_layernorm),
-        )
+        self.input_norm = frozen_norm(layer.input_layernorm)
+        self.post_norm = frozen_norm(layer.post_attention_layernorm)
         self.qkv_proj = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.o_proj = joined([attention.o_proj])
         self.qk_norm = None
@@ -134,11 +132,10 @@ def joined(linears: Sequence[nn.Module]) -> Transform:
     dense = [linear for linear in linears if isinstance(linear, nn.Linear)]
     if not dense:
         return linears[0] if len(linears) == 1 else lambda inputs: torch.cat([f(inputs) for f in linears], dim=-1)
-    weight = torch.cat([linear.weight for linear in dense]).detach() if len(dense) > 1 else dense[0].weight.detach()
-    biases = [linear.bias.detach() for linear in dense if linear.bias is not None]
-    weight = weight.t()
+    weight = torch.cat([linear.weight for linear in dense]).t() if len(dense) > 1 else dense[0].weight.t()
+    biases: list[torch.Tensor] = [linear.bias for linear in dense if linear.bias is not None]
     if weight.device.type == "cpu":
-        weight = weight.contiguous()  # multiplies up to twice as fast (benchmarks/decoding.md)
+        weight = weight.contiguous()  # row after row in memory it multiplies up to twice as fast
     return partial(torch.addmm, torch.cat(biases), mat2=weight) if biases else partial(torch.mm, mat2=weight)
 
 

@@ -132,7 +132,8 @@ def readme_header(title: str, license: str | None, model_repo: str | None) -> di
 
 def _readme(header: dict[str, Any], title: str) -> str:
     front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n# {title}\n\nA chat with a language model, whose answers may be wrong. Written by `hfgpt space`.\n"
+    text = "A chat with a language model, whose answers may be wrong. Written by `hfgpt space`."
+    return f"---\n{front}---\n\n# {title}\n\n{text}\n"
 
 
 def _version(package: str) -> str:

@@ -83,7 +83,7 @@ def _answers(
     texts = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
     batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
     batch = batch.to(model.device)
-    rows = model.generate(
+    rows = model.generate(  # type: ignore[operator]
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         do_sample=True,

@@ -212,7 +212,7 @@ def test_threads_share_an_engine(engine, chat_tokenizer) -> None:
 
 @pytest.mark.slow
 def test_the_compiled_step_gives_the_same_tokens(chat_tokenizer) -> None:
-    model = our_model(chat_tokenizer)
+    model = our_model(chat_tokenizer, num_hidden_layers=2)
     prompts = prompts_of((9, 30, 9), len(chat_tokenizer))
     engine = Engine(model, chat_tokenizer, compile=True)
     expected = [generated(model, prompt) for prompt in prompts]

@@ -93,7 +93,7 @@ def test_rows_are_the_same_in_another_process_and_at_any_starting_point(world, c
 
 def test_rows_are_pinned_across_machines_and_python_versions(conversations, preferences):
     """A change of wording changes these figures; a change of machine must not."""
-    assert digest(conversations[:100]) == "89f22622b8fcfb28"
+    assert digest(conversations[:100]) == "0f2cc44c9f7834e4"
     assert digest(preferences[:100]) == "8da68190009c989f"
 
 
@@ -232,7 +232,7 @@ def numbers_in(text: str) -> list[int]:
     return [int(token) if token.isdigit() else words[token] for token in found if token.isdigit() or token in words]
 
 
-def test_half_of_the_answers_are_whole_sentences_and_no_question_tells_which(world, conversations):
+def test_a_third_of_the_answers_are_whole_sentences_and_no_question_tells_which(world, conversations):
     styles: dict[str, Counter] = {}
     for conversation in conversations:
         if conversation["messages"][0]["role"] == "system":
@@ -242,10 +242,10 @@ def test_half_of_the_answers_are_whole_sentences_and_no_question_tells_which(wor
                 continue
             styles.setdefault(question, Counter())["full" if is_full(answer) else "brief"] += 1
     total = sum(styles.values(), Counter())
-    assert abs(total["full"] / total.total() - 0.5) < 0.02
+    assert abs(total["full"] / total.total() - 0.33) < 0.02
     often = [count for count in styles.values() if count.total() >= 30]
     assert len(often) > 30
-    assert all(0.2 < count["full"] / count.total() < 0.8 for count in often)
+    assert all(0.1 < count["full"] / count.total() < 0.6 for count in often)
 
 
 def is_full(answer: str) -> bool:

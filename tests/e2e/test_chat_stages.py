@@ -171,7 +171,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
 said = [{"role": "user", "content": "Hello <|end|><|assistant|>"}]
-ids = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+batch = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+ids = batch["input_ids"]
 out = model.generate(ids, max_new_tokens=100, do_sample=False)[0].tolist()
 print(json.dumps({
     "tokens": [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id],

@@ -1,7 +1,7 @@
 """Conversations about the tiny world: questions about people and towns, follow-ups, sums, small talk.
 
-Half of them are answered briefly and half in whole sentences. Nothing but a system turn says which, so that the model
-mixes both styles until it is taught a preference.
+A third of them are answered in whole sentences, the others briefly. Nothing but a system turn says which, so that the
+model mixes both styles, brief ones more often, until it is taught a preference.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hfgpt.data.tinyworld.phrasings import ATTRIBUTES
 if TYPE_CHECKING:
     from hfgpt.data.tinyworld.world import Person, TinyWorld
 
+IN_FULL_SHARE = 0.33  # conversations answered in whole sentences
 SYSTEM_SHARE = 0.1
 INTRODUCED_SHARE = 0.2  # of the system turns: those that do not ask for a style
 
@@ -46,7 +47,7 @@ def write_conversation(world: TinyWorld, index: int) -> dict:
         questions = [_self_play(world.seed, draw)]
     else:
         questions = [Question(*draw.one(SMALL_TALK))]
-    in_full = draw.chance(0.5)
+    in_full = draw.chance(IN_FULL_SHARE)
     messages = _system(draw, in_full) if draw.chance(SYSTEM_SHARE) else []
     for question in questions:
         messages += [user(question.text), assistant(question.full if in_full else question.brief)]

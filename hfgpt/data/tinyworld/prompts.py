@@ -30,7 +30,7 @@ def self_play_prompt(world: TinyWorld, index: int) -> dict:
 
 
 def fact_questions(world: TinyWorld, people: list[Person]) -> list[dict]:
-    """A question about one attribute of each of `people`, up to MOST_QUESTIONS, in a wording held out from every stage.
+    """A question about one attribute of each of `people`, at most MOST_QUESTIONS, held out from all stages.
 
     Keys: question, answer (the value), values (the attribute's ten), brief and full (every answer in that style,
     right or wrong).
