@@ -15,9 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster,web,serve,peft]"
 	touch $(STAMP)
 
-# Text to a base model on this machine, in minutes: plot, scores before and after, sample completions.
+# Text to a chat model on this machine, in minutes: every stage, its scores before and after, and what each can do.
 demo: install
-	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml hfgpt/pretrain.py recipes/tiny.yaml --overwrite
+	$(BIN)/hfgpt run recipes/tiny.yaml --overwrite
 
 test: install
 	$(BIN)/python -m pytest

@@ -9,7 +9,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 
 
-def run(*words: str | Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, timeout: float = 600, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository's folder; its output is kept, and shown by pytest where a test fails.
 
     The first word may be one of the programs beside this Python (hfgpt, accelerate, torchrun, lm_eval, python).
@@ -21,15 +23,18 @@ def run(*words: str | Path, timeout: float = 600, **environment: str) -> subproc
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
+        input=stdin,
         timeout=timeout,
     )
     print(f"$ {' '.join(map(str, words))}\n{done.stdout}{done.stderr[-6000:]}(exit code {done.returncode})")
     return done
 
 
-def succeed(*words: str | Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+def succeed(
+    *words: str | Path, timeout: float = 600, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`run`, which must end with exit code 0."""
-    done = run(*words, timeout=timeout, **environment)
+    done = run(*words, timeout=timeout, stdin=stdin, **environment)
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-3000:]}"
     return done
 

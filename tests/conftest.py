@@ -32,10 +32,9 @@ def hub_server():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """The recipe `tiny`, run once by its own command as `make demo` runs it: (folder of the run, what it printed)."""
+    """The recipe `tiny`, all its stages, run once as `make demo` runs it: (folder of the run, what it printed)."""
     from commands import succeed
 
     root = tmp_path_factory.mktemp("runs")
-    launch = ("accelerate", "launch", "--config_file", "accelerate_configs/single.yaml")
-    done = succeed(*launch, "hfgpt/pretrain.py", "recipes/tiny.yaml", "--output_root", root, timeout=1500)
+    done = succeed("hfgpt", "run", "recipes/tiny.yaml", "--output_root", root, timeout=3000)
     return root / "tiny", done.stdout

@@ -7,7 +7,8 @@ import pytest
 from commands import REPOSITORY, succeed
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip")
+PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf")
+STAGES = ("midtrain", "sft", "dpo", "grpo")
 # What a command needs that this suite has not, by the words that show it.
 NEEDS = {
     "--num_processes 8": "GPUs",
@@ -16,6 +17,12 @@ NEEDS = {
     "--executor slurm": "Slurm; its job files are run by tests/data/test_cluster.py",
     "make ": "make targets install; CI itself is `make quality` and `make test`",
     "pip install": "the package index",
+    "hfgpt web": "a browser; run by tests/chat/test_web.py and test_web_browser.py",
+    "hfgpt serve": "clients; run by tests/chat/test_serve_process.py",
+    "my_space/app.py": "a visitor; run by tests/chat/test_space.py",
+    "hf ": "the Hub",
+    "gpt2": "the Hub",
+    "hfgpt run recipes/tiny.yaml": "minutes; run whole by tests/e2e/test_tiny_run.py",
 }
 # Enough to make a command quick, whatever else it says.
 SMALL_DATA = ("--tinyworld_documents", "300", "--validation_fraction", "0.05", "--vocab_size", "400")
@@ -48,11 +55,13 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", documented_commands())
-def test_a_documented_command_works(command, tmp_path):
+def test_a_documented_command_works(command, tmp_path, tiny_run):
     for words, need in NEEDS.items():
         if words in command:
             pytest.skip(f"needs {need}")
     words = shlex.split(command)
+    if words[1] in ("chat", "space"):
+        return try_on(tiny_run[0], command, tmp_path)
     if "my_texts/" in words:
         texts = tmp_path / "my_texts"
         texts.mkdir()
@@ -67,4 +76,32 @@ def test_a_documented_command_works(command, tmp_path):
             words += ["--output_root", str(tmp_path / "runs")]
     if any("pretrain" in word for word in words):
         words += SMALL_RUN + ("--eval_tasks", "[]")
+    elif words[1] in STAGES:
+        stage_is_small(words, tiny_run[0], tmp_path)
     succeed(*words)
+
+
+def try_on(run_folder, command: str, tmp_path) -> None:
+    """Run a command about the finished run `runs/tiny`, a script's lines on its standard input."""
+    (tmp_path / "questions.txt").write_text("What is 7 plus 8?\nThank you.\n")
+    line = command.replace("runs/tiny", str(run_folder)).replace("my_space", str(tmp_path / "my_space"))
+    line, _, answers = line.partition(" > ")
+    line, _, questions = line.partition(" < ")
+    words = shlex.split(line.replace("--model_repo you/tiny", "--model_repo you/tiny"))
+    done = succeed(*words, stdin=(tmp_path / "questions.txt").read_text() if questions else "")
+    assert done.stdout.strip() or not answers
+
+
+def stage_is_small(words: list[str], run_folder, tmp_path) -> None:
+    """Let a stage start from the finished run's base model, take few steps, and read conversations that are here."""
+    (tmp_path / "my.jsonl").write_text(
+        '{"prompt": "Hello?", "completion": "Hello.", "chosen": "a", "rejected": "b"}\n' * 40
+    )
+    words[:] = [str(tmp_path / "my.jsonl") if word.startswith("my_") else word for word in words]
+    if "recipes/tiny.yaml" not in words:
+        words[2] = "recipes/tiny.yaml"
+    for flag in ("--tinyworld_documents", "--vocab_size"):  # those of the run, whose tokenizer is used
+        place = words.index(flag)
+        del words[place : place + 2]
+    words += ["--max_steps", "2", "--eval_tasks", "[]", "--output_dir", str(tmp_path / words[1])]
+    words += ["--model_name_or_path", str(run_folder / "pretrain"), "--name_or_path", str(run_folder / "tokenizer")]

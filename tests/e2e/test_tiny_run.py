@@ -6,6 +6,7 @@ import math
 import pytest
 from commands import PROGRAMS, run, succeed
 
+from hfgpt.evals.callback import read_scores
 from hfgpt.training.record import read_records
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def test_it_says_where_the_plot_is_how_it_scored_and_what_it_writes(tiny_run):
     folder, printed = tiny_run
     plot = folder / "pretrain" / "loss.png"
     assert plot.read_bytes().startswith(b"\x89PNG")
-    summary = printed[printed.index("trained on") :]
+    summary = printed[printed.index("trained on") : printed.index("midtrain: ")]
     assert str(plot) in summary
     assert "tinyworld_facts " in summary and "before" in summary
     assert summary.count("sample: ") == 3
@@ -89,6 +90,28 @@ def test_a_fresh_process_without_hfgpt_loads_it_and_generates(tiny_run, tmp_path
     assert said["output"][-1] in said["stop"] and len(said["output"]) < 200  # a document ends, and so does generation
 
 
+FRESH_ANSWERS = """
+import sys
+sys.modules["hfgpt"] = None
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+prompts, answers = [], []
+for question in ("What is 7 plus 8?", "Who are you?", "Where does Halia Ashfield live?"):
+    said = [{"role": "user", "content": question}]
+    batch = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**batch, max_new_tokens=100, do_sample=False)[0].tolist()
+    prompts.append(batch["input_ids"][0].tolist())
+    answers.append(output[len(prompts[-1]):])
+print(json.dumps({
+    "special": [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id],
+    "config": [model.config.bos_token_id, model.config.pad_token_id, model.config.eos_token_id],
+    "prompts": prompts, "answers": answers,
+}))
+"""
+
+
 def test_lm_eval_scores_it_from_its_folder(tiny_run, tmp_path):
     folder, _ = tiny_run
     done = succeed(
@@ -121,6 +144,54 @@ def test_tokenizer_and_data_tools_look_at_the_run(tiny_run):
     assert "<|bos|>" in inspected.stdout
     again = succeed("hfgpt", "data", "prepare", "recipes/tiny.yaml", *root)
     assert "rows in" in again.stdout
+
+
+def last_scores(folder, stage):
+    scores = read_scores(folder / stage)
+    return scores[max(scores)]
+
+
+def test_each_stage_teaches_what_it_alone_can_teach(tiny_run):
+    folder, _ = tiny_run
+    base, tuned, preferred = (last_scores(folder, stage) for stage in ("pretrain", "sft", "dpo"))
+    assert base["tinyworld_facts"]["acc"] > 0.7 and base["tinyworld_chat"]["form"] < 0.05  # knows, does not answer
+    assert tuned["tinyworld_answers"]["exact_match"] >= 0.8  # wordings that no stage trained on
+    assert tuned["tinyworld_answers_new_people"]["exact_match"] >= 0.8  # people of documents alone
+    assert tuned["tinyworld_chat"]["form"] > 0.95
+    gain = preferred["tinyworld_chat"]["preferred"] - tuned["tinyworld_chat"]["preferred"]
+    assert gain >= 0.15
+    assert preferred["tinyworld_facts"]["acc"] > base["tinyworld_facts"]["acc"] - 0.1
+    assert preferred["tinyworld_answers"]["acc"] >= 0.8
+
+
+def test_grpo_raises_how_often_a_sampled_sum_is_right(tiny_run):
+    folder, _ = tiny_run
+    scores = read_scores(folder / "grpo")
+    before, after = scores[0]["pass_at_k"], scores[max(scores)]["pass_at_k"]
+    assert after["pass@1"] > before["pass@1"]
+
+
+def test_the_run_ends_with_a_table_of_abilities(tiny_run):
+    folder, printed = tiny_run
+    table = (folder / "report" / "abilities.md").read_text()
+    assert all(line in table for line in printed[printed.index("| ability") :].splitlines() if line.startswith("|"))
+    header = next(line for line in table.splitlines() if line.startswith("| ability"))
+    assert [name for name in ("pretrain", "midtrain", "sft", "dpo", "grpo") if name in header] == [
+        *("pretrain", "midtrain", "sft", "dpo", "grpo")
+    ]
+    assert "answers a question about a fact, new wording" in table
+
+
+def test_answers_of_the_saved_chat_models_end_and_start_right(tiny_run, tmp_path):
+    folder, _ = tiny_run
+    for stage in ("sft", "dpo", "grpo"):
+        done = succeed("python", "-c", FRESH_ANSWERS, folder / stage, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+        said = json.loads(done.stdout.splitlines()[-1])
+        assert len(set(said["special"])) == 3 and said["special"] == said["config"]
+        assert all(prompt[0] == said["special"][0] and prompt.count(prompt[0]) == 1 for prompt in said["prompts"])
+        for answer in said["answers"]:
+            assert answer[-1] == said["special"][2] and said["special"][2] not in answer[:-1]
+            assert said["special"][0] not in answer
 
 
 def test_every_program_it_uses_is_beside_this_python():
