@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 HELD_OUT_WORDINGS, PREFERENCE_WORDINGS, HELD_OUT_SUM_WORDINGS = 3, 2, 3
 TOLD_SUMS = (1, 2, 0)  # ADDITIONS in digits, by preference; two of all are held out for a sum
 
+# Operands of sums in conversations and prompts. To a model this small each sum is a fact of its own, and of sums up
+# to 20 each is met too seldom for a reward to teach it in minutes: 250 steps of GRPO took pass@1 from 18% to 27%.
+LARGEST_IN_CHAT = 10
+
 
 @dataclass(frozen=True)
 class Question:
@@ -102,4 +106,5 @@ def told_sum(seed: int, a: int, b: int) -> str:
 
 
 def any_sum(draw: Draw) -> tuple[int, int]:
-    return draw.below(sums.LARGEST + 1), draw.below(sums.LARGEST + 1)
+    """The operands of a sum in a conversation."""
+    return draw.below(LARGEST_IN_CHAT + 1), draw.below(LARGEST_IN_CHAT + 1)

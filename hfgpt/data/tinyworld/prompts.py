@@ -57,7 +57,8 @@ def sum_questions(world: TinyWorld) -> list[dict]:
 
     Keys as in `fact_questions` but for values; the answer is in digits, whatever the question is in.
     """
-    pairs = [(a, b) for a in range(sums.LARGEST + 1) for b in range(sums.LARGEST + 1)]
+    operands = range(chat_questions.LARGEST_IN_CHAT + 1)
+    pairs = [(a, b) for a in operands for b in operands]
     result = []
     for a, b in Draw(world.seed, "chat sums").some(pairs, MOST_QUESTIONS):
         draw = Draw(world.seed, "chat sum", a, b)
