@@ -168,7 +168,7 @@ def test_grpo_raises_how_often_a_sampled_sum_is_right(tiny_run):
     folder, _ = tiny_run
     scores = read_scores(folder / "grpo")
     before, after = scores[0]["pass_at_k"], scores[max(scores)]["pass_at_k"]
-    assert after["pass@1"] > before["pass@1"]
+    assert after["pass@1"] > before["pass@1"] + 0.1
 
 
 def test_the_run_ends_with_a_table_of_abilities(tiny_run):
