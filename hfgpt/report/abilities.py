@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hfgpt.evals.callback import read_scores
 from hfgpt.recipe import STAGES
+from hfgpt.report.summary import samples_before_and_after
 
 ABILITIES_FILE = "abilities.md"
 # What the tiny world's scores mean, in the order of a model's life; other tasks are named as they are.
@@ -70,8 +71,20 @@ def write_abilities(run_folder: Path) -> Path:
     title = (
         f"# What {run_folder.name} can do after each stage\n\nScore ± its standard error; * marks the best stage.\n"
     )
-    path.write_text(f"{title}\n{abilities_table(run_folder)}\n", encoding="utf-8")
+    parts = [f"{title}\n{abilities_table(run_folder)}\n"]
+    for stage in STAGES:
+        if rows := samples_before_and_after(run_folder / stage):
+            parts.append(f"## What it said before and after {stage}\n\n{_samples_table(rows)}\n")
+    path.write_text("\n".join(parts), encoding="utf-8")
     return path
+
+
+def _samples_table(rows: list[tuple[str, str | None, str]]) -> str:
+    lines = ["| prompt | before | after |", "|---|---|---|"]
+    for row in rows:
+        cells = [" ".join((text or "-").split()).replace("|", "\\|") for text in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(value: float | None, error: float | None, is_best: bool) -> str:

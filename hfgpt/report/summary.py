@@ -47,11 +47,22 @@ def stage_summary(folder: Path) -> str:
     scores = read_scores(folder)
     if 0 in scores and len(scores) > 1:
         lines += [f"{'score':<44} {'before':>8} {'after':>8}", *_before_and_after(scores[0], scores[max(scores)])]
-    samples = read_records(folder / "samples.jsonl")
-    last = [sample for sample in samples if sample["step"] == samples[-1]["step"]] if samples else []
-    lines += [f"sample: {sample['prompt']} →{_one_line(sample['completion'])}" for sample in last]
+    for prompt, before, after in samples_before_and_after(folder):
+        was = "" if before is None else f" (before:{_one_line(before)})"
+        lines.append(f"sample: {prompt} →{_one_line(after)}{was}")
     lines += [f"model in {folder}", f"plot  in {folder / LOSS_PLOT}"]
     return "\n".join(lines)
+
+
+def samples_before_and_after(folder: Path) -> list[tuple[str, str | None, str]]:
+    """(prompt, completion before the first step, completion after the last) of the stage's samples; the one before is
+    None where none was drawn."""
+    samples = read_records(folder / "samples.jsonl")
+    if not samples:
+        return []
+    last = samples[-1]["step"]
+    first = {sample["prompt"]: sample["completion"] for sample in samples if sample["step"] == 0 < last}
+    return [(s["prompt"], first.get(s["prompt"]), s["completion"]) for s in samples if s["step"] == last]
 
 
 def _before_and_after(before: Scores, after: Scores) -> list[str]:

@@ -43,11 +43,11 @@ def world(tmp_path_factory) -> Path:
 def stage(world, tmp_path):
     """Run a stage in this process into a folder of its own, by default from the base model; returns the folder."""
 
-    def run(name: str, *flags: str, folder: str | None = None) -> Path:
+    def run(name: str, *flags: str, folder: str | None = None, recipe: str | None = None) -> Path:
         output_dir = tmp_path / (folder or name)
         where = ["--output_root", str(world / "runs"), "--output_dir", str(output_dir)]
         start = ["--model_name_or_path", str(world / "runs" / "small" / "pretrain")]
-        STAGES[name].main([str(world / "small.yaml"), *where, *start, *QUIET, *flags])
+        STAGES[name].main([recipe or str(world / "small.yaml"), *where, *start, *QUIET, *flags])
         return output_dir
 
     return run
@@ -118,6 +118,17 @@ def test_sft_reads_alpaca_rows_and_refuses_data_without_an_answer(stage, tmp_pat
     (tmp_path / "silent.jsonl").write_text((json.dumps(silent) + "\n") * 20)
     with pytest.raises(UserError, match="No token of .*silent.jsonl.* is supervised"):
         stage("sft", "--sft.data_path", str(tmp_path / "silent.jsonl"), folder="silent")
+
+
+def test_the_recipe_gpt_712m_learns_from_instructions_in_alpaca_form(stage, shared_data, capsys):
+    instructions = shared_data / "instruct" / "alpaca_format_instruction-data.json"
+    flags = ["--sft.data_path", str(instructions), "--max_length", "256", "--max_steps", "4", "--warmup_steps", "1"]
+    folder = stage("sft", *flags, "--sft.learning_rate", "3e-3", recipe="recipes/gpt-712m.yaml")
+    printed = capsys.readouterr().out
+    assert "1,100 conversations" in printed and "of them supervised" in printed
+    assert "⟦" in printed and losses(folder)[-1] < losses(folder)[0]
+    asked = {sample["prompt"] for sample in read_records(folder / "samples.jsonl")}
+    assert "Convert 45 kilometers to meters." in asked
 
 
 def test_lora_leaves_a_whole_model_that_has_learnt(stage, world, tmp_path):

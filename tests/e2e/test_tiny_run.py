@@ -42,7 +42,7 @@ def test_it_says_where_the_plot_is_how_it_scored_and_what_it_writes(tiny_run):
     summary = printed[printed.index("trained on") : printed.index("midtrain: ")]
     assert str(plot) in summary
     assert "tinyworld_facts " in summary and "before" in summary
-    assert summary.count("sample: ") == 3
+    assert summary.count("sample: ") == 3 and "(before:" in summary
     assert "parameters" in printed and "tokens a step" in printed  # the plan
 
 
@@ -180,6 +180,8 @@ def test_the_run_ends_with_a_table_of_abilities(tiny_run):
         *("pretrain", "midtrain", "sft", "dpo", "grpo")
     ]
     assert "answers a question about a fact, new wording" in table
+    answers = table[table.index("## What it said before and after sft") :]
+    assert "| What is 7 plus 8? |" in answers and "| Who are you? |" in answers
 
 
 def test_answers_of_the_saved_chat_models_end_and_start_right(tiny_run, tmp_path):

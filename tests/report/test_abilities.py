@@ -33,5 +33,9 @@ def test_stages_stand_side_by_side_with_their_last_scores(tmp_path):
     line = next(line for line in table.splitlines() if "knows a fact" in line)
     assert "90.0% ± 1.0%*" in line and "80.0% ± 1.0%" in line and "80.0% ± 1.0%*" not in line
     assert "| -" in next(line for line in table.splitlines() if "form of a chat" in line).replace("  ", "")
+    said = [("Who?", 0, "I | do\nnot know"), ("Who?", 9, "A model.")]
+    lines = [json.dumps({"step": step, "prompt": prompt, "completion": text}) for prompt, step, text in said]
+    (tmp_path / "tiny" / "sft" / "samples.jsonl").write_text("\n".join(lines))
     written = write_abilities(tmp_path / "tiny")
-    assert written.read_text().endswith(table + "\n") and written.parent.name == "report"
+    assert table in written.read_text() and written.parent.name == "report"
+    assert written.read_text().endswith("| Who? | I \\| do not know | A model. |\n")
