@@ -1,5 +1,6 @@
 """What each stage of a run could do at its end, side by side: one row an ability, one column a stage."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,10 @@ MEANINGS = {
     ("tinyworld_facts", "acc"): "knows a fact (sentence cut off, 1 of 10)",
     ("tinyworld_sums", "acc"): "knows a sum (1 of 10)",
     ("tinyworld_chat", "form"): "answers in the form of a chat, and ends",
-    ("tinyworld_answers", "acc"): "answers a question about a fact, new wording",
-    ("tinyworld_answers_new_people", "acc"): "the same, about people of no conversation",
-    ("tinyworld_chat_sums", "acc"): "answers a sum",
-    ("tinyworld_chat", "preferred"): "gives the preferred kind of answer",
+    ("tinyworld_answers", "exact_match"): "answers a question about a fact, new wording",
+    ("tinyworld_answers_new_people", "exact_match"): "the same, about people of no conversation",
+    ("tinyworld_chat_sums", "exact_match"): "answers a sum",
+    ("tinyworld_answers", "preferred"): "gives the preferred kind of answer",
     ("pass_at_k", "pass@1"): "pass@1 on sums, sampled",
     ("pass_at_k", "pass@8"): "pass@8 on sums, sampled",
 }
@@ -32,8 +33,12 @@ class Ability:
 
 
 def abilities_of(run_folder: Path) -> tuple[list[str], list[Ability]]:
-    """The stages of the run in `run_folder` that were scored, and every score at the end of each."""
-    last = {stage: scores[max(scores)] for stage in STAGES if (scores := read_scores(run_folder / stage))}
+    """The stages of the run in `run_folder` that were scored, and every score at the end of each, also where only the
+    stage after measured it, before its first step."""
+    measured_by = {stage: scores for stage in STAGES if (scores := read_scores(run_folder / stage))}
+    last = {stage: dict(scores[max(scores)]) for stage, scores in measured_by.items()}
+    for before, stage in itertools.pairwise(measured_by):  # what a stage measures first is the model before it
+        last[before] = measured_by[stage].get(0, {}) | last[before]
     names = {(task, metric) for scores in last.values() for task in scores for metric in scores[task]}
     shown = sorted((name for name in names if not name[1].endswith("stderr")), key=_rank)
     if any(name in MEANINGS for name in shown):

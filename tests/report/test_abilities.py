@@ -20,6 +20,7 @@ def test_stages_stand_side_by_side_with_their_last_scores(tmp_path):
     write_scores(
         tmp_path / "tiny" / "sft",
         (5, {"tinyworld_facts": {"acc": 0.8, "stderr": 0.01}, "tinyworld_chat": chat, "other": {"acc": 0.3}}),
+        (0, {"pass_at_k": {"pass@1": 0.05, "pass@1_stderr": 0.01}, "tinyworld_facts": {"acc": 0.7}}),
         (5, {"pass_at_k": {"pass@1": 0.25, "pass@1_stderr": 0.02}}),
     )
     stages, abilities = abilities_of(tmp_path / "tiny")
@@ -27,7 +28,7 @@ def test_stages_stand_side_by_side_with_their_last_scores(tmp_path):
     by_name = {ability.name: (ability.values, ability.errors) for ability in abilities}
     assert by_name["knows a fact (sentence cut off, 1 of 10)"] == ([0.9, 0.8], [0.01, 0.01])
     assert by_name["answers in the form of a chat, and ends"] == ([None, 0.75], [None, 0.05])
-    assert by_name["pass@1 on sums, sampled"][0] == [None, 0.25]
+    assert by_name["pass@1 on sums, sampled"][0] == [0.05, 0.25]
     assert by_name["other acc"][0] == [None, 0.3]
     table = abilities_table(tmp_path / "tiny")
     line = next(line for line in table.splitlines() if "knows a fact" in line)
