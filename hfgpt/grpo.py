@@ -70,19 +70,20 @@ def main(argv: list[str]) -> None:
         identity={"rows": prompts.key, "beta": args.beta, "num_generations": args.num_generations},
     )
     held_out = prompts.validation.select(range(min(args.pass_at_prompts, len(prompts.validation))))
-    trainer.add_callback(
-        PassAtKCallback(
-            tokenizer,
-            held_out.to_list(),
-            correct_number,
-            folders.stage,
-            trainer.record,
-            ks=args.pass_at,
-            temperature=args.temperature,
-            max_new_tokens=args.max_completion_length,
-            seed=args.seed,
+    if len(held_out):
+        trainer.add_callback(
+            PassAtKCallback(
+                tokenizer,
+                held_out.to_list(),
+                correct_number,
+                folders.stage,
+                trainer.record,
+                ks=args.pass_at,
+                temperature=args.temperature,
+                max_new_tokens=args.max_completion_length,
+                seed=args.seed,
+            )
         )
-    )
     run_to_the_end(recipe, args, folders, trainer, say)
 
 

@@ -113,11 +113,11 @@ def _split(
         by_hash = held_out is None and is_validation(json.dumps(row["prompt"]), source.validation_fraction)
         if by_hash and len(validation) < MAX_HELD_OUT:
             validation.append(row)
-        elif not by_hash:
+        elif not by_hash and len(train) != max_rows:
             train.append(row)
             tokens += length
-            if len(train) == max_rows:
-                break
+        if len(train) == max_rows and (validation or held_out is not None or not source.validation_fraction):
+            break
     validation += [row for row, _ in fitting(held_out or [])]
     if not train:
         where = source.data_path or source.dataset

@@ -170,6 +170,14 @@ def test_grpo_measures_pass_at_k_before_and_after(stage, flags):
     assert 0 <= first["reward"] <= 1 and first["tokens"] > 0
 
 
+def test_grpo_reads_gsm8k(stage, shared_data, capsys):
+    questions = shared_data / "evals" / "gsm8k" / "train.jsonl"
+    flags = ["--grpo.data_path", str(questions), "--max_rows", "40", "--max_length", "512", "--max_steps", "1"]
+    folder = stage("grpo", *flags)
+    assert "40 prompts, " in capsys.readouterr().out
+    assert set(read_scores(folder)) == {0, 1}
+
+
 def test_vllm_is_asked_for_only_where_it_is(stage):
     with pytest.raises(UserError, match="grpo.use_vllm: use_vllm needs vLLM|flag --use_vllm .*needs vLLM"):
         stage("grpo", "--use_vllm")
