@@ -100,7 +100,7 @@ def stage_is_small(words: list[str], run_folder, tmp_path) -> None:
     words[:] = [str(tmp_path / "my.jsonl") if word.startswith("my_") else word for word in words]
     if "recipes/tiny.yaml" not in words:
         words[2] = "recipes/tiny.yaml"
-    for flag in ("--tinyworld_documents", "--vocab_size"):  # those of the run, whose tokenizer is used
+    for flag in ("--validation_fraction", "--vocab_size"):  # the stage has its own; the tokenizer is the run's
         place = words.index(flag)
         del words[place : place + 2]
     words += ["--max_steps", "2", "--eval_tasks", "[]", "--output_dir", str(tmp_path / words[1])]
