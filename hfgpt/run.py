@@ -104,19 +104,21 @@ def _flags_for(stage: str | None, words: list[str]) -> list[str]:
     """The recipe, the shared flags, and `--stage.key` of this stage alone. Raises UserError for a stage's key without
     its stage."""
     recipe = [words[0]] if words and not words[0].startswith("--") else []
-    kept = list(recipe)
+    kept, owners = list(recipe), _shared_owners()
     for flag, values in split_flags(words[len(recipe) :]):
         section, dot, _ = flag.partition(".")
-        if not dot and flag not in _shared_keys():
+        if not dot and flag not in owners:
             raise UserError(f"flag --{flag} belongs to a stage: write --pretrain.{flag}, --sft.{flag}, ...")
+        flag = flag if dot else owners[flag]  # with its section: a stage may have a key of the same name
         if section not in STAGES or section == stage:
             kept += [f"--{flag}", *values]
     return kept
 
 
-def _shared_keys() -> set[str]:
-    keys = {f.name for section in SHARED_SECTIONS.values() for f in fields(section)}
-    return keys | {f.name for f in fields(RunArguments)}
+def _shared_owners() -> dict[str, str]:
+    """Each key that all stages share, and the flag that means it in any of them."""
+    owners = {f.name: f"{name}.{f.name}" for name, section in SHARED_SECTIONS.items() for f in fields(section)}
+    return owners | {f.name: f.name for f in fields(RunArguments)}
 
 
 def _launch(stage: str, own: RunFlags) -> list[str]:

@@ -17,7 +17,7 @@ from hfgpt.training.checkpoints import checkpoint_step, checkpoint_to_resume, na
 from hfgpt.training.hardware import dense_peak_flops, use_all_cores
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.record import RunRecord, keep_records
-from hfgpt.workspace import Workspace, stage_before
+from hfgpt.workspace import FINAL_METRICS, Workspace, stage_before
 
 Say = Callable[[str], None]
 
@@ -42,10 +42,11 @@ def start_model(recipe: Recipe, stage: str, args: StageArguments) -> str:
     before = stage_before(recipe, stage)
     if before is None:
         raise UserError(f"{recipe.path} has no stage before {stage}: give a trained model by --model_name_or_path.")
-    if not (before / "config.json").is_file():
+    if not (before / FINAL_METRICS).is_file():  # what an earlier run left there may be another model
+        what = "is not complete" if (before / "config.json").is_file() else "holds no model"
         command = f"accelerate launch hfgpt/{before.name}.py {recipe.path} --output_root {recipe.run.output_root}"
         raise UserError(
-            f"{stage} starts from {before}, which holds no model: run {before.name} first ({command}), or give a "
+            f"{stage} starts from {before}, which {what}: run {before.name} first ({command}), or give a "
             "model by --model_name_or_path."
         )
     return str(before)

@@ -4,6 +4,8 @@ to go on."""
 import pytest
 from commands import run, sentence_of_failure, succeed
 
+from hfgpt.run import _flags_for
+
 SMALL = """\
 model: {depth: 2, hidden_size: 64}
 tokenizer: {vocab_size: 400}
@@ -59,3 +61,10 @@ def test_a_mistake_is_said_before_anything_runs(recipe, tmp_path, flags, words):
 def test_a_recipe_without_a_stage_is_refused(tmp_path):
     (tmp_path / "empty.yaml").write_text("model: {depth: 2}\n")
     assert "names no stage" in sentence_of_failure("hfgpt", "run", tmp_path / "empty.yaml")
+
+
+def test_a_shared_flag_reaches_every_stage_as_the_key_of_its_section():
+    words = ["tiny", "--data_path", "a.txt", "--overwrite", "--sft.max_steps", "3", "--max_length", "64"]
+    shared = ["tiny", "--data.data_path", "a.txt", "--overwrite"]
+    assert _flags_for("dpo", words) == [*shared, "--data.max_length", "64"]
+    assert _flags_for("sft", words) == [*shared, "--sft.max_steps", "3", "--data.max_length", "64"]

@@ -1,6 +1,7 @@
 """Abilities of a model before the first and after the last step of a run, into evals.jsonl: lm-eval tasks, pass@k."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ EVALS_FILE = "evals.jsonl"
 Scores = dict[str, dict[str, float]]
 
 
-class ScoresCallback(TrainerCallback):
+class ScoresCallback(TrainerCallback, ABC):
     """Measures at step 0 and at the last step, on all processes together, and appends to `evals.jsonl` what came out:
     `{"step", "tokens", "results": {task: {metric: value}}}`."""
 
@@ -25,8 +26,9 @@ class ScoresCallback(TrainerCallback):
         self.path = folder / EVALS_FILE
         self.record = record
 
+    @abstractmethod
     def measure(self, model: PreTrainedModel) -> Scores:
-        raise NotImplementedError
+        """The scores of the model as it is."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:

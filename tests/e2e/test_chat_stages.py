@@ -79,6 +79,14 @@ def test_midtraining_needs_a_stage_before_it(world, tmp_path):
         midtrain.main(words)
 
 
+def test_a_stage_does_not_start_from_what_an_earlier_run_left_of_the_one_before(world, tmp_path):
+    left = tmp_path / "small" / "pretrain"
+    shutil.copytree(world / "runs" / "small" / "pretrain", left)
+    (left / "final_metrics.json").unlink()
+    with pytest.raises(UserError, match="which is not complete: run pretrain first"):
+        midtrain.main([str(world / "small.yaml"), "--output_root", str(tmp_path), *QUIET])
+
+
 def test_sft_shows_what_is_supervised_before_the_first_step(stage, capsys):
     folder = stage("sft")
     printed = capsys.readouterr().out
