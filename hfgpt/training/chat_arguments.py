@@ -82,9 +82,22 @@ class ChatSourceArguments(StageArguments):
         super().__post_init__()
 
 
+# Keys of SFTConfig about what TRL would do to rows that are not prepared yet, and their usual values.
+PREPARED_BY_US = {
+    "packing_strategy": "bfd",
+    "padding_free": False,
+    "eval_packing": None,
+    "dataset_kwargs": None,
+    "dataset_text_field": "text",
+    "chat_template_path": None,
+    "completion_only_loss": None,
+    "eos_token": None,
+}
+
+
 @dataclass
 class SftArguments(ChatSourceArguments, SFTConfig):  # type: ignore[misc]
-    """The `sft:` section: every key of `trl.SFTConfig` works under its own name.
+    """The `sft:` section: the keys of `trl.SFTConfig` work under their own names; those without effect are refused.
 
     Conversations are packed (`packing`), attention never crosses them, and the loss is that of the assistant's tokens.
     """
@@ -93,8 +106,9 @@ class SftArguments(ChatSourceArguments, SFTConfig):  # type: ignore[misc]
     rate_scale: float | None = _option(0.1, "Multiplies every rate that is null.")
 
     def __post_init__(self):
-        if self.packing_strategy == "wrapped":
-            raise ValueError("packing_strategy wrapped cuts conversations and mixes them: use bfd")
+        for key, usual in PREPARED_BY_US.items():
+            if getattr(self, key) != usual:
+                raise ValueError(f"{key} has no effect: hfgpt renders, labels and packs conversations itself")
         super().__post_init__()
 
 

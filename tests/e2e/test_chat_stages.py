@@ -139,6 +139,12 @@ def test_the_recipe_gpt_712m_learns_from_instructions_in_alpaca_form(stage, shar
     assert "Convert 45 kilometers to meters." in asked
 
 
+@pytest.mark.parametrize("flag", [("--packing_strategy", "wrapped"), ("--padding_free",), ("--eos_token", "<|bos|>")])
+def test_keys_that_sft_would_ignore_are_refused(stage, flag):
+    with pytest.raises(UserError, match=f"{flag[0][2:]} has no effect"):
+        stage("sft", *flag)
+
+
 def test_lora_leaves_a_whole_model_that_has_learnt(stage, world, tmp_path):
     folder = stage("sft", "--use_peft", "--lora_r", "4", "--learning_rate", "0.01")
     assert not list(folder.glob("adapter*"))
