@@ -52,7 +52,7 @@ class ModelArguments:
     embedding_dropout: float | None = _option(None, "Dropout after the embeddings.")
     hidden_dropout: float | None = _option(None, "Dropout on each block's two outputs.")
     attention_dropout: float | None = _option(None, "Dropout on the attention weights.")
-    attn_implementation: str | None = _option(None, "eager, sdpa, flex_attention, flash_attention_2 or _3.")
+    attn_implementation: str | None = _option(None, "eager, sdpa, flex_attention, varlen, flash_attention_2 or _3.")
 
 
 @dataclass

@@ -86,6 +86,19 @@ _command(
 )
 _command(
     app,
+    "sweep",
+    "hfgpt.sweep:main",
+    "Every combination of keys with several values, and scaling laws: hfgpt sweep recipes/tiny.yaml --depth 2 4 6",
+)
+_command(
+    app,
+    "compare",
+    "hfgpt.compare:main",
+    "Runs side by side, as a table and a picture: hfgpt compare runs/tiny runs/other",
+    "RUN RUN ... [--key value ...]",
+)
+_command(
+    app,
     "chat",
     "hfgpt.chat.terminal:main",
     "Talk to a model in the terminal: hfgpt chat runs/tiny",
@@ -115,8 +128,14 @@ _command(
 _command(
     app,
     "plan",
-    "hfgpt.commands:plan",
-    "Parameters, FLOPs, tokens and steps before anything runs: hfgpt plan recipes/d20.yaml --num_gpus 8 --json",
+    "hfgpt.plan:main",
+    "FLOPs, memory, hours and dollars before anything runs: hfgpt plan recipes/d20.yaml --gpu H100 --num_gpus 8",
+)
+_command(
+    app,
+    "bench",
+    "hfgpt.bench.command:main",
+    "Speed, memory and decoding on this machine: hfgpt bench recipes/d12.yaml --vs loop trainer",
 )
 _command(
     tokenizer_app,

@@ -1,84 +1,12 @@
 """What the tools of the `hfgpt` command do that are not stages: each takes the words after its name."""
 
-import ast
-import json as jsonlib
 import sys
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from hfgpt.errors import UserError
-from hfgpt.model.from_recipe import architecture_of
 from hfgpt.recipe import Recipe, load_recipe
-from hfgpt.training.plan import make_plan
 from hfgpt.workspace import workspace
-
-
-@dataclass
-class PlanArguments:
-    """What `hfgpt plan` reads of the `pretrain:` section, and its own flags."""
-
-    max_steps: int | None = None
-    target_flops: float | None = None
-    target_param_data_ratio: float | None = None
-    num_train_epochs: float | None = None
-    total_batch_size: int | None = None
-    per_device_train_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    optim: str = "muon"
-    learning_rate: float | None = None
-    embedding_learning_rate: float | None = None
-    head_learning_rate: float | None = None
-    scalar_learning_rate: float | None = None
-    num_gpus: int = field(default=1, metadata={"help": "Processes that train together."})
-    json: bool = field(default=False, metadata={"help": "Print JSON."})
-
-
-def plan(argv: list[str]) -> None:
-    """Print the plan of a recipe. Imports neither torch nor transformers."""
-    counted = {f.name for f in fields(PlanArguments)}
-    others = [(key, Any, None) for key in sorted(stage_keys() - counted)]  # accepted, since training would take them
-    section_class: type[PlanArguments] = make_dataclass("PlanSection", others, bases=(PlanArguments,))
-    recipe = load_recipe(argv, "pretrain", section_class)
-    given = recipe.section("pretrain", section_class)
-    data = recipe.data
-    if given.num_gpus < 1:
-        raise UserError(f"--num_gpus must be at least 1, not {given.num_gpus}.")
-    made = make_plan(
-        architecture_of(recipe.model, recipe.tokenizer.vocab_size, data.max_length),
-        depth=recipe.model.depth,
-        optimizer=given.optim,
-        max_length=data.max_length,
-        per_device_batch_size=given.per_device_train_batch_size,
-        num_processes=given.num_gpus,
-        grad_accum_steps=given.gradient_accumulation_steps,
-        total_batch_size=given.total_batch_size,
-        max_steps=given.max_steps,
-        target_flops=given.target_flops,
-        target_param_data_ratio=given.target_param_data_ratio,
-        num_train_epochs=given.num_train_epochs,
-        rates={name: rate for name, rate in asdict(given).items() if name.endswith("learning_rate")},
-    )
-    print(jsonlib.dumps(made.as_dict(), indent=1) if given.json else made.as_text())
-
-
-def stage_keys() -> set[str]:
-    """Names of all keys of the `pretrain:` section, read from its classes' source: importing them takes seconds."""
-    transformers = find_spec("transformers")
-    assert transformers is not None and transformers.submodule_search_locations
-    sources = (
-        (Path(transformers.submodule_search_locations[0]) / "training_args.py", "TrainingArguments"),
-        (Path(__file__).parent / "training" / "arguments.py", "StageArguments"),
-        (Path(__file__).parent / "training" / "arguments.py", "PretrainArguments"),
-    )
-    names = set()
-    for path, class_name in sources:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-        assigned = (node.target for node in found.body if isinstance(node, ast.AnnAssign))
-        names |= {target.id for target in assigned if isinstance(target, ast.Name)}
-    return names
 
 
 def tokenizer_train(argv: list[str]) -> None:

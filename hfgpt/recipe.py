@@ -137,7 +137,7 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
             continue
         section, key = _owner_of_flag(flag, owners)
         hint = typing.get_type_hints(owners[section]).get(key) if section in owners else None
-        recipe.sections.setdefault(section, {})[key] = _flag_value(words, wants_list=_is_list(hint))
+        recipe.sections.setdefault(section, {})[key] = _flag_value(words, wants_list=is_list(hint))
         recipe.given_by[section, key] = "flag"
     recipe.run = RunArguments(**run_values)
     for section in STAGES:
@@ -231,7 +231,8 @@ def split_flags(argv: list[str]) -> list[tuple[str, list[str]]]:
     return flags
 
 
-def _is_list(hint: Any) -> bool:
+def is_list(hint: Any) -> bool:
+    """Whether a dataclass field of this type takes a list, alone or among others."""
     return any((typing.get_origin(h) or h) is list for h in (hint, *typing.get_args(hint)))
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int | None:
             print(f"{stage}: complete in {recipe.folder / stage}, passed over", flush=True)
             continue
         print(f"{stage}: {recipe.folder / stage}", flush=True)
-        code = subprocess.run(_launch(stage, own) + flags_of[stage]).returncode
+        code = subprocess.run(launch_command(stage, own.accelerate_config) + flags_of[stage]).returncode
         if code:
             message = f"{stage} stopped with exit code {code}; go on with: {_command_again(others, own, stage)}"
             print(message, file=sys.stderr, flush=True)
@@ -121,12 +121,12 @@ def _shared_owners() -> dict[str, str]:
     return owners | {f.name: f.name for f in fields(RunArguments)}
 
 
-def _launch(stage: str, own: RunFlags) -> list[str]:
+def launch_command(stage: str, accelerate_config: str | None = None) -> list[str]:
     """The command of one stage: by accelerate where several GPUs are there or a config is given, else plain Python."""
     script = str(PACKAGE / f"{stage}.py")
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
-    if own.accelerate_config:
-        return [*accelerate, "--config_file", own.accelerate_config, script]
+    if accelerate_config:
+        return [*accelerate, "--config_file", accelerate_config, script]
     import torch
 
     if torch.cuda.device_count() > 1:

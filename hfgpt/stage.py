@@ -9,7 +9,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfgpt.arguments import DataArguments
 from hfgpt.errors import UserError
-from hfgpt.evals.callback import EVALS_FILE, EvalTasksCallback
+from hfgpt.evals.callback import EvalTasksCallback
+from hfgpt.evals.scores import EVALS_FILE
 from hfgpt.recipe import Recipe
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines

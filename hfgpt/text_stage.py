@@ -14,12 +14,14 @@ from hfgpt.data.tokenizer import token_byte_lengths
 from hfgpt.evals.held_out import HeldOutBitsPerByte
 from hfgpt.model import GPTForCausalLM
 from hfgpt.model.architecture import architecture_keys
+from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
 from hfgpt.stage import Say, add_callbacks, make_record, train
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.plan import Plan, make_plan
+from hfgpt.training.speed import speed_up
 from hfgpt.training.trainer import PackedRowsTrainer
 from hfgpt.workspace import Workspace, start_stage
 
@@ -92,13 +94,17 @@ def train_on_rows(
                 **rates,
             },
         )
+    say(speed_up(model, args, recipe.model.attn_implementation))
+    train_rows = rows_of(plan.max_steps * plan.batch.rows_per_step)
+    # A stream is read in one process and dealt out row by row, which a batch's sequence lengths would not survive.
+    with_lengths = takes_sequence_lengths(model.config) and not isinstance(train_rows, IterableDataset)
     trainer = PackedRowsTrainer(
         args=args,
         model=model,
         processing_class=tokenizer,
-        train_dataset=rows_of(plan.max_steps * plan.batch.rows_per_step),
+        train_dataset=train_rows,
         eval_dataset=OrderedRows(validation, seed=None, total_rows=len(validation)) if len(validation) else None,
-        data_collator=collate_rows(tokenizer.bos_token_id, data.cross_document_attention),
+        data_collator=collate_rows(tokenizer.bos_token_id, data.cross_document_attention, with_lengths),
         preprocess_logits_for_metrics=held_out.reduce,
         compute_metrics=held_out.compute,
     )

@@ -22,6 +22,8 @@ NEEDS = {
     "my_space/app.py": "a visitor; run by tests/chat/test_space.py",
     "hf ": "the Hub",
     "gpt2": "the Hub",
+    "--trackio": "a folder of trackio's own; run by tests/test_compare.py",
+    "hfgpt bench": "minutes; run small by tests/test_bench.py",
     "hfgpt run recipes/tiny.yaml": "minutes; run whole by tests/e2e/test_tiny_run.py",
 }
 # Enough to make a command quick, whatever else it says.
@@ -60,7 +62,7 @@ def test_a_documented_command_works(command, tmp_path, tiny_run):
         if words in command:
             pytest.skip(f"needs {need}")
     words = shlex.split(command)
-    if words[1] in ("chat", "space"):
+    if words[1] in ("chat", "space", "compare"):
         return try_on(tiny_run[0], command, tmp_path)
     if "my_texts/" in words:
         texts = tmp_path / "my_texts"

@@ -1,13 +1,19 @@
 """Packed rows as a torch dataset in the order of a whole run, and their collation into batches. Nothing here packs
 or tokenizes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
-from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from hfgpt.data.order import row_order
 from hfgpt.data.packing import document_positions
+
+if TYPE_CHECKING:  # `hfgpt bench` collates where datasets is not installed
+    from datasets import Dataset
 
 
 class OrderedRows(TorchDataset):
@@ -73,21 +79,47 @@ class RowCollator:
     Labels equal inputs, the model's loss shifts them; the label at a document's start is its BOS, which the last
     token of the document before predicts. `position_ids` restart at every BOS, and are left out when
     attention may cross documents.
+
+    With `with_lengths` the keywords of variable-length flash attention are there too (`sequence_lengths`), so that
+    nothing has to be asked of the device.
     """
 
-    def __init__(self, bos_token_id: int, cross_document_attention: bool = False):
+    def __init__(self, bos_token_id: int, cross_document_attention: bool = False, with_lengths: bool = False):
         self.bos_token_id = bos_token_id
         self.cross_document_attention = cross_document_attention
+        self.with_lengths = with_lengths
 
-    def __call__(self, features: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    def __call__(self, features: list[dict[str, np.ndarray]]) -> dict[str, Any]:
         rows = np.stack([feature["input_ids"] for feature in features]).astype(np.int64)
         input_ids = torch.from_numpy(rows)
-        batch = {"input_ids": input_ids, "labels": input_ids.clone()}
+        batch: dict[str, Any] = {"input_ids": input_ids, "labels": input_ids.clone()}
         if not self.cross_document_attention:
             batch["position_ids"] = torch.from_numpy(document_positions(rows, self.bos_token_id))
+        if self.with_lengths:
+            starts = np.zeros(rows.shape, dtype=bool) if self.cross_document_attention else rows == self.bos_token_id
+            starts[:, 0] = True
+            batch.update(sequence_lengths(starts))
         return batch
 
 
-def collate_rows(bos_token_id: int, cross_document_attention: bool = False) -> RowCollator:
+def sequence_lengths(starts: np.ndarray) -> dict[str, Any]:
+    """Flash attention's keywords for sequences that begin where `starts` (batch, max_length) is true:
+    `cu_seq_lens_q` and `cu_seq_lens_k`, the bounds of the sequences in the flattened batch, int32, and `max_length_q`
+    and `max_length_k`, no less than the longest. Empty sequences at the end bring their number up to a power of two
+    of at least eight a row, so that compiled code meets few sizes."""
+    bounds = np.append(np.flatnonzero(starts), starts.size)
+    sequences = 1 << (max(8 * len(starts), len(bounds) - 1) - 1).bit_length()
+    bounds = np.pad(bounds, (0, sequences + 1 - len(bounds)), constant_values=starts.size)
+    cu_seq_lens = torch.from_numpy(bounds.astype(np.int32))
+    longest = starts.shape[1]
+    return {
+        "cu_seq_lens_q": cu_seq_lens,
+        "cu_seq_lens_k": cu_seq_lens,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def collate_rows(bos_token_id: int, cross_document_attention: bool = False, with_lengths: bool = False) -> RowCollator:
     """The collator of packed rows; picklable, for loader processes."""
-    return RowCollator(bos_token_id, cross_document_attention)
+    return RowCollator(bos_token_id, cross_document_attention, with_lengths)

@@ -30,7 +30,7 @@ def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder:
     Raises UserError when the folder holds a tokenizer made with other settings. Several processes may call this
     at once: one makes it, the others wait.
     """
-    settings = _settings(tokenizer, data)
+    settings = tokenizer_settings(tokenizer, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(folder) + ".lock"):
         if folder.exists():
@@ -66,8 +66,8 @@ def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTra
     return train_tokenizer(texts, tokenizer.vocab_size)
 
 
-def _settings(tokenizer: TokenizerArguments, data: DataArguments) -> dict:
-    """What made the tokenizer: `origin` says how, in words, and the rest is what that depends on."""
+def tokenizer_settings(tokenizer: TokenizerArguments, data: DataArguments) -> dict:
+    """What makes the tokenizer: `origin` says how, in words, and the rest is what that depends on."""
     if tokenizer.name_or_path:
         return {"origin": f"taken from {tokenizer.name_or_path}", "add_chat_tokens": tokenizer.add_chat_tokens}
     keys = DATA_KEYS + (TINY_WORLD_KEYS if data.dataset == "tinyworld" else ())

@@ -11,11 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from hfgpt.evals.harness import evaluate_tasks
 from hfgpt.evals.pass_at_k import measure_pass_at_k
-from hfgpt.training.record import RunRecord, read_records
-
-EVALS_FILE = "evals.jsonl"
-
-Scores = dict[str, dict[str, float]]
+from hfgpt.evals.scores import EVALS_FILE, Scores
+from hfgpt.training.record import RunRecord
 
 
 class ScoresCallback(TrainerCallback, ABC):
@@ -105,11 +102,3 @@ class PassAtKCallback(ScoresCallback):
             seed=self.seed,
         )
         return {"pass_at_k": scores}
-
-
-def read_scores(folder: Path) -> dict[int, Scores]:
-    """What was measured at each step of the run in `folder`, first step first."""
-    by_step: dict[int, Scores] = {}
-    for entry in read_records(folder / EVALS_FILE):
-        by_step.setdefault(entry["step"], {}).update(entry["results"])
-    return by_step

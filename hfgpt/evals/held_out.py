@@ -1,10 +1,10 @@
-"""Held-out loss and bits per byte inside HF's evaluation loop: logits shrink to four numbers a row on the device."""
+"""Held-out loss and bits per byte inside HF's evaluation loop: losses shrink to four numbers a row on the device."""
 
 import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from hfgpt.evals.bits_per_byte import BitsPerByte, text_sums, token_losses
+from hfgpt.evals.bits_per_byte import BitsPerByte, text_sums
 
 
 class HeldOutBitsPerByte:
@@ -14,10 +14,10 @@ class HeldOutBitsPerByte:
     def __init__(self, token_bytes: np.ndarray):
         self.token_bytes = torch.from_numpy(token_bytes)
 
-    def reduce(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def reduce(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(batch, 4): each row's loss over text tokens in nats and their bytes, its loss over all tokens and their
-        number."""
-        losses = token_losses(logits, labels)
+        number. Position t of `losses` (batch, seq) is what labels[:, t + 1] cost."""
+        losses = losses[:, :-1]
         text_losses, num_bytes = text_sums(losses, labels, self.token_bytes.to(labels.device))
         counted = (labels[:, 1:] != -100).sum(dim=-1)
         return torch.stack((text_losses, num_bytes, losses.sum(dim=-1), counted), dim=-1).double()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # the modeling file with it, so that it can be saved whole again.
     from .modeling_gpt import GPTForCausalLM  # noqa: F401
 
-SOURCE_FILES = ("architecture.py", "configuration_gpt.py", "modeling_gpt.py")
+SOURCE_FILES = ("architecture.py", "configuration_gpt.py", "linear_cross_entropy.py", "modeling_gpt.py")
 AUTO_MAP = {
     "AutoConfig": "configuration_gpt.GPTConfig",
     "AutoModel": "modeling_gpt.GPTModel",

@@ -6,7 +6,7 @@ document on every backend. Letters in shapes: b batch, t tokens, h query heads, 
 
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -23,6 +24,7 @@ from transformers.utils.generic import is_flash_attention_requested, merge_with_
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt import GPTConfig
+from .linear_cross_entropy import linear_cross_entropy, token_losses
 
 # The gate of a value embedding reads this many of the layer's input channels, as in nanochat.
 VALUE_GATE_CHANNELS = 12
@@ -126,6 +128,12 @@ def eager_attention_forward(
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def takes_sequence_lengths(config: GPTConfig) -> bool:
+    """Whether the attention in use keeps to documents by their lengths instead of a mask: transformers' flash kernels,
+    and any that is registered as "varlen"."""
+    return is_flash_attention_requested(config) or config._attn_implementation == "varlen"
 
 
 def packed_sequence_lengths(position_ids: torch.Tensor) -> dict[str, Any]:
@@ -421,8 +429,8 @@ class GPTModel(GPTPreTrainedModel):
                 )
                 for kind in dict.fromkeys(self.config.layer_types)
             }
-        flash = is_flash_attention_requested(self.config) and "cu_seq_lens_q" not in kwargs
-        if flash and position_ids is not None and attention_mask is None and past_key_values is None:
+        wants_lengths = takes_sequence_lengths(self.config) and "cu_seq_lens_q" not in kwargs
+        if wants_lengths and position_ids is not None and attention_mask is None and past_key_values is None:
             kwargs.update(packed_sequence_lengths(position_ids.expand(batch_size, -1)))
         if use_cache and not self.training and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -481,6 +489,8 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
+    # Another function of the same arguments may be set on a model for one run; it is never saved.
+    linear_cross_entropy = staticmethod(linear_cross_entropy)
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
@@ -500,10 +510,17 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,  # (b, t), -100 where there is no loss; shifted here
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,  # the last so many positions, or their indices; 0 is all
+        skip_logits: bool | None = None,  # null: while training with labels
+        reduction: Literal["mean", "none"] = "mean",
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Logits (b, t, vocab_size) and, with labels or an already shifted `shift_labels`, the loss. Losses are summed
-        and divided by `num_items_in_batch` where that is given, else averaged."""
+        and divided by `num_items_in_batch` where that is given, else averaged.
+
+        With `skip_logits` the loss comes straight from the hidden states and logits are None: they would be the
+        largest tensor of a training step. `reduction="none"`, for evaluation, does that too and gives each position's
+        loss, (b, t) in nats, 0 where there is no label.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -513,13 +530,24 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        if (cap := self.config.final_logit_softcapping) is not None:
-            logits = cap * torch.tanh(logits.float() / cap)
-        loss = None
-        if labels is not None or kwargs.get("shift_labels") is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        loss = logits = None
+        shift_labels = kwargs.get("shift_labels")
+        has_labels = labels is not None or shift_labels is not None
+        if skip_logits is None:
+            skip_logits = self.training and has_labels and self._head_can_be_fused()
+        if has_labels and (skip_logits or reduction == "none"):
+            if shift_labels is None:
+                shift_labels = F.pad(labels[:, 1:], (0, 1), value=-100)  # type: ignore[index]
+            loss = self._fused_loss(
+                outputs.last_hidden_state, shift_labels, reduction, kwargs.get("num_items_in_batch")
+            )
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, kept])
+            if (cap := self.config.final_logit_softcapping) is not None:
+                logits = cap * torch.tanh(logits.float() / cap)
+            if has_labels:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -527,3 +555,25 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _head_can_be_fused(self) -> bool:
+        """Whether head and loss are the plain ones, so that skipping the head's own forward changes nothing: no
+        adapter, no hook (tensor parallelism, ZeRO-3), no loss function of the user's."""
+        head = self.lm_head
+        hooked = head._forward_hooks or head._forward_pre_hooks
+        return type(head) is nn.Linear and not hooked and self.loss_function is ForCausalLMLoss
+
+    def _fused_loss(
+        self,
+        hidden_states: torch.Tensor,  # (b, t, hidden_size)
+        shift_labels: torch.Tensor,  # (b, t)
+        reduction: str,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The loss without logits: one number, or with reduction "none" (b, t)."""
+        flat, targets = hidden_states.flatten(0, 1), shift_labels.to(hidden_states.device).flatten()
+        cap = self.config.final_logit_softcapping
+        if reduction == "none":
+            return token_losses(flat, self.lm_head.weight, targets, cap).view(shift_labels.shape)
+        total = self.linear_cross_entropy(flat, self.lm_head.weight, targets, cap)
+        return total / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)

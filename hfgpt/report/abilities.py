@@ -4,9 +4,10 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfgpt.evals.callback import read_scores
+from hfgpt.evals.scores import Scores, read_scores
 from hfgpt.recipe import STAGES
 from hfgpt.report.summary import samples_before_and_after
+from hfgpt.report.tables import markdown_table
 
 ABILITIES_FILE = "abilities.md"
 # What the tiny world's scores mean, in the order of a model's life; other tasks are named as they are.
@@ -35,38 +36,50 @@ class Ability:
 def abilities_of(run_folder: Path) -> tuple[list[str], list[Ability]]:
     """The stages of the run in `run_folder` that were scored, and every score at the end of each, also where only the
     stage after measured it, before its first step."""
+    last = last_scores(run_folder)
+    return list(last), abilities_among(list(last.values()))
+
+
+def last_scores(run_folder: Path) -> dict[str, Scores]:
+    """The scores at the end of each stage of the run that was scored."""
     measured_by = {stage: scores for stage in STAGES if (scores := read_scores(run_folder / stage))}
     last = {stage: dict(scores[max(scores)]) for stage, scores in measured_by.items()}
     for before, stage in itertools.pairwise(measured_by):  # what a stage measures first is the model before it
         last[before] = measured_by[stage].get(0, {}) | last[before]
-    names = {(task, metric) for scores in last.values() for task in scores for metric in scores[task]}
+    return last
+
+
+def abilities_among(columns: list[Scores]) -> list[Ability]:
+    """Every score that stands in any of the columns, each with its value in all of them."""
+    names = {(task, metric) for scores in columns for task in scores for metric in scores[task]}
     shown = sorted((name for name in names if not name[1].endswith("stderr")), key=_rank)
     if any(name in MEANINGS for name in shown):
         shown = [name for name in shown if name in MEANINGS or not name[0].startswith("tinyworld")]
     abilities = []
     for task, metric in shown:
-        measured = [scores.get(task, {}) for scores in last.values()]
+        measured = [scores.get(task, {}) for scores in columns]
         errors = [scores.get(f"{metric}_stderr", scores.get("stderr")) for scores in measured]
         name = MEANINGS.get((task, metric), f"{task} {metric}")
         abilities.append(Ability(name, [scores.get(metric) for scores in measured], errors))
-    return list(last), abilities
+    return abilities
 
 
 def abilities_table(run_folder: Path) -> str:
-    """The table in Markdown, which also reads as plain text; each row's best stage is marked by an asterisk."""
+    """The abilities after each stage in Markdown; each row's best stage is marked by an asterisk."""
     stages, abilities = abilities_of(run_folder)
-    width = max([len("ability"), *(len(ability.name) for ability in abilities)])
-    lines = [
-        f"| {'ability':<{width}} | " + " | ".join(f"{stage:>15}" for stage in stages) + " |",
-        f"|{'-' * (width + 2)}|" + "|".join("-" * 16 + ":" for _ in stages) + "|",
-    ]
+    return markdown_table(["ability", *stages], ability_rows(abilities))
+
+
+def ability_rows(abilities: list[Ability]) -> list[list[str]]:
+    """Cells of a table: the name, then each value with its standard error; the best of a row has an asterisk."""
+    rows = []
     for ability in abilities:
         best = max((value for value in ability.values if value is not None), default=None)
-        cells = [
+        cells = (
             _cell(value, error, value == best) for value, error in zip(ability.values, ability.errors, strict=True)
-        ]
-        lines.append(f"| {ability.name:<{width}} | " + " | ".join(f"{cell:>15}" for cell in cells) + " |")
-    return "\n".join(lines)
+        )
+        rows.append([ability.name, *cells])
+    return rows
 
 
 def write_abilities(run_folder: Path) -> Path:

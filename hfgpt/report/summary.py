@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hfgpt.evals.callback import Scores, read_scores
+from hfgpt.evals.scores import Scores, read_scores
 from hfgpt.report.plots import LOSS_PLOT, plot_loss
 from hfgpt.training.record import METRICS_FILE, RunRecord, read_records
 from hfgpt.workspace import FINAL_METRICS

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 
 from hfgpt.training.rates import default_rates
@@ -18,8 +20,8 @@ def _option(default, help: str):
 
 
 REFUSED_KEYS = {
-    "fsdp": "launch with accelerate_configs/ddp.yaml",
-    "deepspeed": "launch with accelerate_configs/ddp.yaml",
+    "fsdp": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/fsdp2.yaml",
+    "deepspeed": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/zero3.yaml",
     "load_best_model_at_end": "the last checkpoint is the result; save_total_limit keeps older ones",
     "data_seed": "data.seed decides the order of rows",
     "save_only_model": "a checkpoint without optimizer state cannot be gone on from",
@@ -53,6 +55,13 @@ class StageArguments(TrainingArguments):
     per_device_train_batch_size: int = _option(8, "Rows in one forward pass on one GPU.")
     per_device_eval_batch_size: int = _option(8, "Rows in one forward pass of an evaluation.")
     bf16: bool | None = _option(None, "bfloat16 compute; null is yes on a GPU that has it.")  # type: ignore[assignment]
+    torch_compile: bool | None = _option(  # type: ignore[assignment]
+        None, "Fuse the model's step by torch.compile; null is yes for pretraining and midtraining on a GPU."
+    )
+    fused_loss: str | None = _option(
+        None, "Head and loss in one, logits never whole in memory: chunked, torch, or liger; null is chunked."
+    )
+    fp8: bool = _option(False, "Multiply in float8 in the blocks, by torchao; needs an Ada, Hopper or newer GPU.")
     logging_steps: float = _option(10, "Steps between two lines of metrics.jsonl.")
     logging_first_step: bool = _option(True, "Write the first step too.")
     logging_nan_inf_filter: bool = _option(False, "HF's filter that hides NaN losses; off, so that they are seen.")
@@ -75,6 +84,8 @@ class StageArguments(TrainingArguments):
     eval_tasks_limit: int | None = _option(None, "Examples of each of these tasks; null is all.")
     log_histograms: bool = _option(False, "Histograms of weights and gradients at every logging step, to report_to.")
 
+    compiles_on_gpu: ClassVar[bool] = False  # TRL's batches change their shape from step to step
+
     def __post_init__(self):
         for key in ("num_train_epochs", "rate_scale"):
             if (value := getattr(self, key)) is not None and value <= 0:
@@ -89,11 +100,21 @@ class StageArguments(TrainingArguments):
                 raise ValueError(f"{key} is not supported: {way_out}")
         if self.hub_strategy not in {"end", "every_save"}:
             raise ValueError(f"hub_strategy must be end or every_save, not {self.hub_strategy}")
-        for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-            if os.environ.get(variable, "false").lower() in {"true", "1"}:
-                raise ValueError("fsdp and deepspeed are not supported yet: launch with accelerate_configs/ddp.yaml")
+        if parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
+            raise ValueError("FSDP1 is not supported: set fsdp_version: 2, as accelerate_configs/fsdp2.yaml does")
+        if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and self.optim == "muon":
+            raise ValueError(
+                "optim: muon trains whole matrices, which DeepSpeed's ZeRO flattens: launch with "
+                "accelerate_configs/fsdp2.yaml, or set optim to adamw_torch"
+            )
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.use_cpu = True  # else accelerate lets each launched process train alone, without a word
+        has_gpu = not self.use_cpu and torch.cuda.is_available()
+        if self.torch_compile is None:  # on a CPU a step gets a fifth shorter, but the first takes half a minute
+            self.torch_compile = self.compiles_on_gpu and has_gpu and find_spec("triton") is not None
+        if has_gpu and self.dataloader_pin_memory and self.accelerator_config is None:
+            self.accelerator_config = {"non_blocking": True}  # batches cross over while the step before runs
         if self.bf16 is None:
-            has_gpu = not self.use_cpu and torch.cuda.is_available()
             self.bf16 = not self.fp16 and has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.uses_muon = self.optim == "muon"
@@ -139,6 +160,8 @@ class PretrainArguments(StageArguments):
         None, "Train on this many tokens per (block matrices + head) weight."
     )
     num_train_epochs: float | None = _option(None, "Train on every row this many times.")  # type: ignore[assignment]
+
+    compiles_on_gpu = True
 
     def __post_init__(self):
         for key in ("target_flops", "target_param_data_ratio", "total_batch_size"):

@@ -77,9 +77,14 @@ def linear_parameters(architecture: Mapping[str, Any], fan_in: int, fan_out: int
     return fan_in * fan_out * factor
 
 
+def has_value_embedding(architecture: Mapping[str, Any], layer_idx: int) -> bool:
+    """Whether this layer carries a value embedding: every second one does, the last included."""
+    return architecture["value_embeddings"] and (architecture["num_hidden_layers"] - 1 - layer_idx) % 2 == 0
+
+
 def value_embedding_layers(architecture: Mapping[str, Any]) -> int:
-    """Layers that carry a value embedding: every second one, the last included."""
-    return math.ceil(architecture["num_hidden_layers"] / 2) if architecture["value_embeddings"] else 0
+    """How many layers carry a value embedding."""
+    return sum(has_value_embedding(architecture, idx) for idx in range(architecture["num_hidden_layers"]))
 
 
 def scaling_parameters(architecture: Mapping[str, Any]) -> int:
@@ -182,13 +187,3 @@ def steps_by_method(
         steps = max(1, round(num_train_epochs * train_rows / batch.rows_per_step)) if train_rows else None
         lengths.append(Length(steps, "num_train_epochs"))
     return lengths
-
-
-def state_bytes(parameters: ParameterCount, optimizer: str) -> dict[str, int]:
-    """Bytes of float32 weights, gradients and optimizer state on one process without sharding.
-
-    AdamW keeps two moments a parameter, Muon one momentum a matrix.
-    """
-    adamw = parameters.total if optimizer != "muon" else parameters.total - parameters.block_matrices
-    muon = parameters.total - adamw
-    return {"weights": 4 * parameters.total, "gradients": 4 * parameters.total, "optimizer": 8 * adamw + 4 * muon}

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from hfgpt.training.record import RunRecord
+from hfgpt.training.step_timing import PHASE_SECONDS, PHASES
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -19,7 +21,8 @@ class SampleCallback(TrainerCallback):
     """Continues fixed prompts, or with `as_chat` answers them, before the first step, every `every` steps and after
     the last, into samples.jsonl.
 
-    Greedy, so that no random state is touched and two runs can be compared.
+    Greedy, so that no random state is touched and two runs can be compared. Every process continues the prompts, since
+    sharded weights are gathered by all; the main one writes.
     """
 
     def __init__(
@@ -39,23 +42,24 @@ class SampleCallback(TrainerCallback):
         self.every, self.max_new_tokens = every, max_new_tokens
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero and state.global_step == 0 and self.every:
-            self._sample(model, 0, args.bf16)
+        if state.global_step == 0 and self.every:
+            self._sample(model, state, args.bf16)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         due = self.every and (state.global_step % self.every == 0 or state.global_step == state.max_steps)
-        if due and state.is_world_process_zero:
-            self._sample(model, state.global_step, args.bf16)
+        if due:
+            self._sample(model, state, args.bf16)
 
-    def _sample(self, model: PreTrainedModel, step: int, bf16: bool) -> None:
+    def _sample(self, model: PreTrainedModel, state: TrainerState, bf16: bool) -> None:
         with self.record.paused():
             completions = continue_prompts(
                 model, self.tokenizer, self.prompts, self.max_new_tokens, bf16, as_chat=self.as_chat
             )
+        if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 for prompt, completion in zip(self.prompts, completions, strict=True):
-                    tqdm.write(f"step {step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
-                    sample = {"step": step, "prompt": prompt, "completion": completion}
+                    tqdm.write(f"step {state.global_step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
+                    sample = {"step": state.global_step, "prompt": prompt, "completion": completion}
                     file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
@@ -137,6 +141,10 @@ def progress_line(step: int, max_steps: int, logs: dict) -> str:
         "mfu": "MFU {:.1%}",
     }
     parts = [words.format(logs[name]) for name, words in shown.items() if name in logs]
+    if "peak_memory_bytes" in logs:
+        parts.append(f"peak {logs['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if spent := {phase: logs[name] for phase, name in zip(PHASES, PHASE_SECONDS, strict=True) if name in logs}:
+        parts.append(", ".join(f"{phase} {s / sum(spent.values()):.0%}" for phase, s in spent.items()))
     informative = "loss" in logs or "eval_loss" in logs
     return f"step {step:>{len(str(max_steps))}}/{max_steps} | " + " | ".join(parts) if informative else ""
 
@@ -146,14 +154,15 @@ class HistogramCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         step = state.global_step + 1
-        if state.is_world_process_zero and step % max(1, math.ceil(state.logging_steps)) == 0:
+        if step % max(1, math.ceil(state.logging_steps)) == 0:
             tensors = {}
             for name, parameter in model.named_parameters():
-                tensors[f"weights/{name}"] = parameter.detach()
+                tensors[f"weights/{name}"] = _whole(parameter.detach())
                 if parameter.grad is not None:
-                    tensors[f"gradients/{name}"] = parameter.grad
-            for tracker in set(args.report_to) & set(_REPORTERS):
-                _REPORTERS[tracker](self, {name: t.float().cpu() for name, t in tensors.items()}, step, args)
+                    tensors[f"gradients/{name}"] = _whole(parameter.grad)
+            if state.is_world_process_zero:
+                for tracker in set(args.report_to) & set(_REPORTERS):
+                    _REPORTERS[tracker](self, tensors, step, args)
 
     def _tensorboard(self, tensors, step, args):
         from torch.utils.tensorboard import SummaryWriter
@@ -171,6 +180,11 @@ class HistogramCallback(TrainerCallback):
         import trackio
 
         trackio.log({name: trackio.Histogram(tensor.numpy()) for name, tensor in tensors.items()}, step=step)
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU in float32; shards are put together, at which every process must be."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).float().cpu()
 
 
 _REPORTERS = {

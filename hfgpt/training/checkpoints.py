@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from torch.distributed.fsdp import StateDictType
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -25,6 +26,18 @@ class CompleteCheckpoints(Trainer):
 
     def _get_output_dir(self, trial):
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """The stage's result is a whole model folder however the run's checkpoints are written."""
+        if not self.is_fsdp_enabled or _internal_call:
+            return super().save_model(output_dir, _internal_call)
+        plugin = self.accelerator.state.fsdp_plugin
+        of_checkpoints = plugin.state_dict_type
+        plugin.state_dict_type = StateDictType.FULL_STATE_DICT  # under any other HF writes nothing, without a word
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            plugin.state_dict_type = of_checkpoints
 
     def _save_checkpoint(self, model, trial):
         run_folder = Path(self.args.output_dir)

@@ -2,18 +2,25 @@
 HF's Trainer and TRL's three."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
+from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hfgpt.errors import UserError
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.checkpoints import CompleteCheckpoints
+from hfgpt.training.distributed_muon import local_part
+from hfgpt.training.hardware import peak_memory_bytes
+from hfgpt.training.loss_watch import LossWatch
 from hfgpt.training.optimizer import MuonAdamWFactory
 from hfgpt.training.record import RunRecord
 from hfgpt.training.schedules import warmup_stable_decay
+from hfgpt.training.step_timing import PHASE_SECONDS, StepTimer, TimedSteps
 
 # Names in metrics.jsonl for what HF's Trainer calls otherwise.
 NAMES = {"eval_loss": "val_loss", "eval_bits_per_byte": "val_bits_per_byte"}
@@ -24,8 +31,11 @@ KEPT = (
     *("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio"),
 )
 
+# What the record adds to the lines of progress and to the trackers.
+SHOWN = ("tokens", "tokens_per_second", "mfu", "peak_memory_bytes", *PHASE_SECONDS)
 
-class RecordedTrainer(CompleteCheckpoints):
+
+class RecordedTrainer(TimedSteps, CompleteCheckpoints):
     """A Trainer that writes metrics.jsonl, optimises by Muon where the recipe says so and stops at what is not finite.
 
     For TRL's trainers name it after theirs, `class SftTrainer(SFTTrainer, RecordedTrainer)`: what they log then comes
@@ -34,12 +44,15 @@ class RecordedTrainer(CompleteCheckpoints):
 
     args: StageArguments
     record: RunRecord
+    loss_watch: LossWatch
     tokens_are_counted = False  # True where only TRL's own count knows how many tokens a step had
 
     def record_into(self, record: RunRecord, rates: dict[str, float]) -> None:
         """Write records to `record`; `rates` are those of the parameter groups."""
         self.record = record
-        self.add_callback(_Clock(record))
+        self.loss_watch = LossWatch()
+        self.step_timer = StepTimer(self.args.device)
+        self.add_callback(_Clock(record, self.step_timer))
         if self.args.uses_muon:
             options: dict[str, Any] = {
                 "weight_decay": self.args.weight_decay,
@@ -48,6 +61,26 @@ class RecordedTrainer(CompleteCheckpoints):
                 "eps": self.args.adam_epsilon,
             }
             self.optimizer_cls_and_kwargs = (MuonAdamWFactory, rates | options)  # type: ignore[assignment]
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if not self.is_fsdp_enabled:
+            if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+                raise UserError("FSDP2 shards over GPUs only: launch with accelerate_configs/cpu_ddp.yaml.")
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        if plugin.mixed_precision_policy is not None:  # accelerate would sum gradients and return losses in bfloat16
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.is_fsdp_enabled:
+            # transformers' own mark, which accelerate forgets: `generate` then goes on in all processes, which must
+            # gather parameters together, until the last of them has ended.
+            self.model._is_fsdp_managed_module = True
+        return prepared
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
@@ -62,20 +95,31 @@ class RecordedTrainer(CompleteCheckpoints):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if found := self.loss_watch.not_finite(self.state.global_step + 1, loss):
+            self._stop_for(f"the loss is {found[1]}", found[0])
+        return loss
+
     def evaluate(self, *args, **kwargs):
         with self.record.paused():
             return super().evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         with self.record.paused():
-            if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            if not self._are_finite(model):
                 self._stop_for("the weights hold values that are not finite")
             super()._save_checkpoint(model, trial)
 
-    def _stop_for(self, what: str):
+    def _are_finite(self, model: nn.Module) -> bool:
+        """Whether all weights are, in the parts that all processes hold, so that all say the same."""
+        finite = torch.stack([torch.isfinite(local_part(p)).all() for p in model.parameters()]).all()
+        return bool(self.accelerator.gather(finite.view(1)).all())
+
+    def _stop_for(self, what: str, step: int | None = None):
         raise UserError(
-            f"{what} at step {self.state.global_step}: lower the learning rates or raise warmup_steps and start anew "
-            "with --overwrite; nothing that is not finite was saved."
+            f"{what} at step {step or self.state.global_step}: lower the learning rates or raise warmup_steps and "
+            "start anew with --overwrite; nothing that is not finite was saved."
         )
 
     def log(self, logs, start_time=None):
@@ -90,19 +134,19 @@ class RecordedTrainer(CompleteCheckpoints):
             values["tokens"] = logs["num_tokens"]
         if "loss" in logs:
             values.update(self.record.speed(step))
-            if torch.cuda.is_available():
-                values["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+            values.update(self.step_timer.read())
+            values["peak_memory_bytes"] = peak_memory_bytes(self.args.device)
         if values:
             record = self.record.append(step, values)
-            logs.update({name: record[name] for name in ("tokens", "tokens_per_second", "mfu") if name in record})
+            logs.update({name: record[name] for name in SHOWN if name in record})
         super().log(logs, start_time)
 
 
 class _Clock(TrainerCallback, ExportableState):
     """Starts the record's clock at the first or the resumed step, stops it at the end; has the last step logged."""
 
-    def __init__(self, record: RunRecord):
-        self.record = record
+    def __init__(self, record: RunRecord, step_timer: StepTimer):
+        self.record, self.step_timer = record, step_timer
 
     def state(self) -> dict:
         """What a checkpoint's trainer_state.json keeps."""
@@ -113,6 +157,7 @@ class _Clock(TrainerCallback, ExportableState):
         self.record.start(state.global_step, kept.get("attributes", {}).get("seconds") if state.global_step else None)
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.step_timer.end_step()  # before the samples, which come after
         if state.global_step == state.max_steps:
             control.should_log = True
 

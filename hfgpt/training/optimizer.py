@@ -8,27 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-# Quintic Newton-Schulz coefficients of Keller Jordan's Muon (kellerjordan.github.io/posts/muon): five steps bring
-# every singular value of a matrix of norm <= 1 into about [0.7, 1.2], which is all that the update needs.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix of each of (batch, rows, columns), approximately, by Newton-Schulz.
-
-    Runs in bfloat16 on a GPU, where it is exact enough and fast, and in float32 elsewhere.
-    """
-    a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
-    tall = x.size(-2) > x.size(-1)
-    if tall:  # the products below are then over the smaller side
-        x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+from hfgpt.training.distributed_muon import begin_orthogonalization, local_part
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -37,6 +19,9 @@ class MuonAdamW(torch.optim.Optimizer):
     Muon groups: `lr`, `momentum` (Nesterov), `weight_decay` (decoupled), 2-D parameters; matrices of one shape are
     stacked and orthogonalised together, and the update is scaled by sqrt(max(1, rows / columns)).
     AdamW groups: `lr`, `betas`, `eps`, `weight_decay`.
+
+    Under DDP and FSDP2 each matrix is orthogonalised by one process (hfgpt/training/distributed_muon.py), and all
+    processes must step together.
     """
 
     def __init__(self, param_groups: Iterable[dict[str, Any]]):
@@ -67,23 +52,45 @@ class MuonAdamW(torch.optim.Optimizer):
                 self._adamw(group, parameters)
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "step" in state:  # torch.load may have put it on the GPU
+                state["step"] = state["step"].cpu()
+
     def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = {}
+        """Momentum on what this process holds, whole matrices orthogonalised by their owners, the update applied to
+        what this process holds. All shapes are on their way before the first is waited for."""
+        stacks: dict[tuple[Any, ...], list[Tensor]] = {}
         for parameter in parameters:
-            by_shape.setdefault(parameter.shape, []).append(parameter)
-        for shape, same in by_shape.items():
-            gradients = [p.grad for p in same if p.grad is not None]
-            buffers = [self._state(p, "momentum_buffer") for p in same]
-            torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-            updates = orthogonalize(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])))
-            if group["weight_decay"]:
-                torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            torch._foreach_add_(same, list(updates.unbind()), alpha=-group["lr"] * scale)
+            stacks.setdefault(_how_held(parameter), []).append(parameter)
+        under_way = [(same, begin_orthogonalization(same, self._directions(group, same))) for same in stacks.values()]
+        for _, orthogonalization in under_way:
+            orthogonalization.orthogonalize()
+        for same, orthogonalization in under_way:
+            self._apply(group, same, orthogonalization.collect())
+
+    def _directions(self, group: dict[str, Any], parameters: list[Tensor]) -> list[Tensor]:
+        """Update the momenta, and return what is to be orthogonalised: this process's part of each matrix."""
+        gradients = _local_gradients(parameters)
+        buffers = [self._state(p, "momentum_buffer") for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        return list(torch._foreach_lerp(gradients, buffers, group["momentum"]))
+
+    def _apply(self, group: dict[str, Any], parameters: list[Tensor], updates: list[Tensor]) -> None:
+        """Decay this process's parts of same-shaped matrices, and add the orthogonalised updates to them."""
+        rows, columns = parameters[0].shape
+        held = [local_part(p) for p in parameters]
+        if group["weight_decay"]:
+            torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
+        scale = max(1.0, rows / columns) ** 0.5
+        same_dtype = [update.to(part.dtype) for update, part in zip(updates, held, strict=True)]
+        torch._foreach_add_(held, same_dtype, alpha=-group["lr"] * scale)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        held = [local_part(p) for p in parameters]
+        gradients = _local_gradients(parameters)
         first = [self._state(p, "exp_avg") for p in parameters]
         second = [self._state(p, "exp_avg_sq") for p in parameters]
         steps = [self._state(p, "step", scalar=True) for p in parameters]
@@ -96,16 +103,28 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_div_(denominators, correction)
         torch._foreach_add_(denominators, group["eps"])
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
         sizes = [-group["lr"] / (1 - beta1 ** float(s)) for s in steps]
-        torch._foreach_addcdiv_(parameters, first, denominators, sizes)
+        torch._foreach_addcdiv_(held, first, denominators, sizes)
 
     def _state(self, parameter: Tensor, name: str, scalar: bool = False) -> Tensor:
+        """This process's part of a state tensor. What is kept is sharded as its parameter is, so that checkpoints can
+        put it together."""
         state = self.state[parameter]
         if name not in state:
             # a step count lives on the CPU, so that reading it never waits for the GPU
             state[name] = torch.zeros((), dtype=torch.float32) if scalar else torch.zeros_like(parameter)
-        return state[name]
+        return local_part(state[name])
+
+
+def _local_gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [local_part(p.grad) for p in parameters if p.grad is not None]
+
+
+def _how_held(parameter: Tensor) -> tuple[Any, ...]:
+    """Equal for parameters that can be stacked: of one shape, dtype and device, and split alike over processes."""
+    split = (parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else None
+    return parameter.shape, parameter.dtype, parameter.device, split
 
 
 def parameter_groups(

@@ -15,9 +15,9 @@ from hfgpt.training.budget import (
     flops_per_token,
     plan_batch,
     scaling_parameters,
-    state_bytes,
     steps_by_method,
 )
+from hfgpt.training.memory import state_bytes
 from hfgpt.training.rates import default_rates
 
 
@@ -52,6 +52,15 @@ class Plan:
     def total_tokens(self) -> int:
         return self.max_steps * self.batch.tokens_per_step
 
+    def same_length(self) -> dict[str, str]:
+        """The run's length as each of the three methods would say it, as values of their keys."""
+        tokens = self.total_tokens
+        return {
+            "max_steps": str(self.max_steps),
+            "target_flops": f"{tokens * self.flops_per_token:.4g}",
+            "target_param_data_ratio": f"{tokens / scaling_parameters(self.architecture):.4g}",
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON values: tokens, FLOPs and bytes as plain numbers."""
         known = self.length.steps is not None
@@ -65,6 +74,7 @@ class Plan:
             "grad_accum_steps": self.batch.grad_accum_steps,
             "tokens_per_step": self.batch.tokens_per_step,
             "lengths": [asdict(length) for length in self.lengths],
+            "same_length": self.same_length() if known else None,
             "steps": self.length.steps,
             "tokens": self.total_tokens if known else None,
             "flops": self.total_tokens * self.flops_per_token if known else None,
@@ -78,19 +88,22 @@ class Plan:
         """The plan as a few lines for a person."""
         a, b, p = self.architecture, self.batch, self.parameters
         groups = " + ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(p).items() if count)
-        memory = state_bytes(p, self.optimizer)
+        state = state_bytes(p, self.optimizer)
         lines = [
             f"model       {a['num_hidden_layers']} layers, {a['hidden_size']} wide, {a['num_attention_heads']} heads "
             f"of {a['head_dim']}, vocabulary {a['vocab_size']:,}, context {b.max_length:,}",
             f"parameters  {p.total:,} = {groups}",
-            f"memory      {sum(memory.values()) / 2**30:.2f} GiB for weights, gradients and optimizer state in "
-            "float32 on one process; activations come on top",
+            f"state       {sum(state.values()) / 2**30:.2f} GiB of weights, gradients and optimizer state in float32 "
+            "on one process; activations come on top",
             f"FLOPs       {self.flops_per_token:,} for one token, forward and backward",
             f"batch       {b.max_length:,} x {b.per_device_batch_size} rows x {b.num_processes} process(es) x "
             f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step",
         ]
         for i, length in enumerate(self.lengths):
             lines.append(f"{'length' if i == 0 else '':<11} {self._length_line(length)}")
+        if self.length.steps is not None:
+            same = " or ".join(f"{method} {value}" for method, value in self.same_length().items())
+            lines.append(f"            the same run by {same}")
         rates = ", ".join(f"{name.removesuffix('_rate').replace('_', ' ')} {r:.3g}" for name, r in self.rates.items())
         lines.append(f"optimizer   {self.optimizer}: {rates}")
         return "\n".join(lines)

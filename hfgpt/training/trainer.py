@@ -1,5 +1,6 @@
 """The Trainer of pretraining and midtraining: packed rows in a fixed order."""
 
+import torch
 from torch.utils.data import SequentialSampler
 
 from hfgpt.training.mixin import RecordedTrainer
@@ -14,3 +15,10 @@ class PackedRowsTrainer(RecordedTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """The mean loss, then each position's loss, (batch, seq) in nats, where HF has the logits, and the labels."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            losses = model(**inputs, reduction="none").loss
+        return losses.mean(), losses, inputs["labels"]

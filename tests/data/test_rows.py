@@ -103,3 +103,15 @@ def test_collator_gives_int64_labels_and_positions_that_restart():
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]]
     assert batch["labels"].data_ptr() != batch["input_ids"].data_ptr()
     assert set(collate_rows(BOS, cross_document_attention=True)(features)) == {"input_ids", "labels"}
+
+
+def test_sequence_lengths_bound_the_documents_of_a_flattened_batch():
+    features = [{"input_ids": np.array(row, dtype=np.uint16)} for row in ([0, 7, 8, 0, 9], [5, 6, 0, 0, 65535])]
+    batch = collate_rows(BOS, with_lengths=True)(features)
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5, 7, 8] + [10] * 12  # 5 sequences, 11 empty ones
+    assert batch["cu_seq_lens_k"].dtype == torch.int32
+    assert batch["max_length_q"] == batch["max_length_k"] == 5
+    crossing = collate_rows(BOS, cross_document_attention=True, with_lengths=True)(features)
+    assert crossing["cu_seq_lens_q"].tolist() == [0, 5] + [10] * 15
+    many = collate_rows(BOS, with_lengths=True)([{"input_ids": np.zeros(40, dtype=np.uint16)}])
+    assert many["cu_seq_lens_q"].tolist() == [*range(40), *[40] * 25]  # 40 sequences, filled up to 64

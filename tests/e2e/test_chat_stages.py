@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from hfgpt import dpo, grpo, midtrain, pretrain, sft
 from hfgpt.errors import UserError
-from hfgpt.evals.callback import read_scores
+from hfgpt.evals.scores import read_scores
 from hfgpt.training.record import read_records
 
 WORLD = """\

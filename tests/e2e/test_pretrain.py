@@ -208,7 +208,7 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(pretrain, root):
         pretrain("--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", name="seen")
     late = ["--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", "--logging_first_step", "false"]
     with pytest.raises(UserError, match="weights hold values that are not finite"):
-        pretrain(*late, "--logging_steps", "100", "--save_steps", "4", name="unseen")
+        pretrain(*late, "--logging_steps", "100", "--save_steps", "2", name="unseen")
     assert not list((root / "tiny").rglob("unseen/checkpoint-*/COMPLETE"))
 
 
@@ -360,3 +360,11 @@ def test_python_minus_m_runs_it_too(root, tmp_path):
     flags = [*SHAPE, *DATA, *BATCH, *QUIET, "--output_root", root, "--output_dir", tmp_path / "m"]
     succeed("python", "-m", "hfgpt.pretrain", *flags, "--max_steps", "1")
     assert (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_a_compiled_run_has_the_losses_of_an_uncompiled_one_and_compiles_once(pretrain):
+    plain = losses(pretrain("--eval_steps", "3", name="plain"))
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):  # new documents every step, a partial batch at the end
+        compiled = losses(pretrain("--eval_steps", "3", "--torch_compile_backend", "aot_eager", name="compiled"))
+    assert compiled == pytest.approx(plain, abs=1e-4)

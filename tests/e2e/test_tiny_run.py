@@ -6,7 +6,7 @@ import math
 import pytest
 from commands import PROGRAMS, run, succeed
 
-from hfgpt.evals.callback import read_scores
+from hfgpt.evals.scores import read_scores
 from hfgpt.training.record import read_records
 
 pytestmark = pytest.mark.slow

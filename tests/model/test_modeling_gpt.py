@@ -254,14 +254,33 @@ def test_activation_checkpointing_changes_no_gradient(small_model, family, input
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_training_step_compiles_to_one_graph(small_model, family, input_ids, packed: bool) -> None:
+def test_a_training_step_compiles_to_one_graph_and_no_more(small_model, family, input_ids, packed: bool) -> None:
     model = small_model(family, num_hidden_layers=2).train()
-    position_ids = torch.cat([torch.arange(10), torch.arange(14)]).expand(2, -1) if packed else None
-    expected = model(input_ids, labels=input_ids, position_ids=position_ids).loss
+    positions = [torch.cat([torch.arange(cut), torch.arange(24 - cut)]).expand(2, -1) for cut in (10, 5, 17)]
+    # On a CPU the fused loss stays out of the graph, see linear_cross_entropy.py.
+    keywords = {"labels": input_ids, "skip_logits": False}
+    torch.compiler.reset()  # code is compiled per function: another test's model would count as a recompilation
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    loss = compiled(input_ids, labels=input_ids, position_ids=position_ids).loss
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for position_ids in positions if packed else [None, None]:
+            loss = compiled(input_ids, position_ids=position_ids, **keywords).loss
+            expected = model(input_ids, position_ids=position_ids, labels=input_ids).loss
+            assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert model.lm_head.weight.grad.abs().max() > 0
+
+
+def test_a_compiled_step_trains_by_the_fused_loss(small_model, family, input_ids) -> None:
+    model = small_model(family, num_hidden_layers=2).train()
+    expected = model(input_ids, labels=input_ids).loss
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = torch.compile(model, backend="aot_eager")
+        for _ in range(2):
+            outputs = compiled(input_ids, labels=input_ids)
+    outputs.loss.backward()
+    assert outputs.logits is None
+    assert outputs.loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert model.lm_head.weight.grad.abs().max() > 0
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hfgpt.model import GPTConfig, GPTForCausalLM
-from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, orthogonalize, parameter_groups
+from hfgpt.training.muon import orthogonalize
+from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
 from hfgpt.training.schedules import warmup_stable_decay
 
 RATES = {
@@ -118,3 +119,29 @@ def test_warmup_stable_decay_starts_above_zero_and_ends_at_its_floor():
     assert rates[10] == 1.0
     assert rates[19] == pytest.approx(0.1 + 0.9 * 0.1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_gpu_never_waits_for_it_and_goes_where_one_on_a_cpu_does():
+    on_cpu, on_gpu = small_model(), small_model().cuda()
+    optimizers = [MuonAdamWFactory()(model, **RATES) for model in (on_cpu, on_gpu)]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for a, b in zip(on_cpu.parameters(), on_gpu.parameters(), strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.cuda()
+        optimizers[0].step()
+        if seed == 2:  # compiled by now; and loaded, as Trainer loads, with everything on the GPU
+            state = copy.deepcopy(optimizers[1].state_dict())
+            for entry in state["state"].values():
+                entry.update({name: value.cuda() for name, value in entry.items()})
+            optimizers[1].load_state_dict(state)
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizers[1].step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for a, b in zip(on_cpu.parameters(), on_gpu.parameters(), strict=True):
+        assert (a - b.cpu()).norm() < 0.05 * (a.norm() + 1)  # bfloat16 against float32

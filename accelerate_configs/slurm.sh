@@ -1,0 +1,26 @@
+#!/bin/bash
+# Trains over several machines under Slurm, one task a machine and one process a GPU:
+#   sbatch --nodes 4 accelerate_configs/slurm.sh hfgpt/pretrain.py recipes/d24.yaml --output_root /shared/runs
+# The folder of the run must be one that all machines share. A job that ended early goes on from its newest complete
+# checkpoint: submit the same line again, or several at once with --dependency=singleton.
+#SBATCH --job-name=hfgpt
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+
+processes=$((SLURM_NNODES * ${SLURM_GPUS_ON_NODE:-8}))
+machine_0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs on one machine do not meet
+
+# $SLURM_NODEID is each machine's own, so that it is read there.
+# shellcheck disable=SC2016
+exec srun --kill-on-bad-exit=1 bash -c '
+  exec accelerate launch --config_file accelerate_configs/fsdp2_multinode.yaml \
+    --num_machines "$SLURM_NNODES" --num_processes "$0" --machine_rank "$SLURM_NODEID" \
+    --main_process_ip "$1" --main_process_port "$2" "${@:3}"
+' "$processes" "$machine_0" "$port" "$@"

@@ -1,0 +1,194 @@
+"""How fast hfgpt learns, with depth alone set, against nanochat's defaults and GPT-2 with AdamW: same text, tokenizer,
+batches and held-out bytes, in one run.
+
+    python benchmarks/learning.py --text DIR --nanochat CHECKOUT [--work a|b] [--seeds 1 2 3] [--tune]
+
+Work a: depth 4, 200 steps of 8 rows of 256 tokens. Work b: depth 6, 4 million tokens. Full attention, heads of 64, a
+vocabulary of 4,096. Writes benchmarks/learning_<work>.md and .json; with --tune it judges by the pieces to tune by and
+writes nothing here.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from learning_text import write_pieces
+from machine import describe_machine
+
+HERE = Path(__file__).resolve().parent
+HFGPT = [sys.executable, "-m", "hfgpt.cli"]
+CONTEXT = 256
+VOCABULARY = 4096
+Figures = dict[str, float]  # step, seconds of training before it, tokens_per_second, bits_per_byte
+
+
+@dataclass(frozen=True)
+class Work:
+    """One comparison: what every side trains."""
+
+    depth: int
+    rows: int  # in one step
+    steps: int
+    eval_steps: int
+    gpt2_learning_rate: float  # the best of several on the pieces to tune by
+
+
+WORKS = {
+    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3),
+    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--text", type=Path, required=True, help="Folder of .txt and .jsonl files.")
+    parser.add_argument("--nanochat", type=Path, help="nanochat's checkout; without it that side is left out.")
+    parser.add_argument("--work", choices=WORKS, default="a")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Of hfgpt; rivals take the first.")
+    parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="Where everything is made.")
+    parser.add_argument("--tune", action="store_true", help="Judge by the pieces to tune by.")
+    parser.add_argument("--sides", nargs="+", default=["hfgpt", "nanochat", "gpt2"])
+    return parser.parse_args()
+
+
+def write_recipe(folder: Path, work: Work, validation_fraction: float) -> Path:
+    """The recipe of the hfgpt side: `depth` and what the work fixes for every side; nothing else is set."""
+    recipe: dict[str, Any] = {
+        "model": {"depth": work.depth, "head_dim": 64, "sliding_window": 0},
+        "tokenizer": {"vocab_size": VOCABULARY},
+        "data": {
+            "data_path": str(folder / "pieces.jsonl"),
+            "max_length": CONTEXT,
+            "validation_fraction": validation_fraction,
+            "num_proc": 1,
+        },
+        "pretrain": {
+            "max_steps": work.steps,
+            "per_device_train_batch_size": work.rows,
+            "total_batch_size": work.rows * CONTEXT,
+            "eval_steps": work.eval_steps,
+            "save_strategy": "no",
+            "sample_steps": 0,
+        },
+    }
+    path = folder / "learning.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def train_hfgpt(recipe: Path, folder: Path, seed: int) -> list[Figures]:
+    """`hfgpt pretrain`, as a user types it; its held-out figures."""
+    stage = folder / f"hfgpt-{seed}" / "pretrain"
+    folders = ["--output_root", folder, "--output_dir", stage]
+    run([*HFGPT, "pretrain", recipe, *folders, "--data.seed", seed, "--overwrite", "--disable_tqdm", "true"])
+    records = [json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    usual = statistics.median(record["tokens_per_second"] for record in records if "tokens_per_second" in record)
+    return [
+        {
+            "step": record["step"],
+            "seconds": record["tokens"] / usual,
+            "tokens_per_second": usual,
+            "bits_per_byte": record["val_bits_per_byte"],
+        }
+        for record in records
+        if "val_bits_per_byte" in record
+    ]
+
+
+def train_rival(side: str, prepared: Path, work: Work, seed: int, options: list[Any]) -> list[Figures]:
+    """A rival in a process of its own; its held-out figures."""
+    command = [sys.executable, HERE / "learning_rivals.py", side, "--prepared", prepared, "--seed", seed]
+    command += ["--tokenizer", prepared.parent.parent / "tokenizer", "--depth", work.depth, "--rows", work.rows]
+    command += ["--steps", work.steps, "--eval_steps", work.eval_steps, *options]
+    lines = run(command).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def run(command: list[Any]) -> str:
+    """Standard output of a command that must succeed."""
+    words = [str(word) for word in command]
+    print("$", " ".join(words), flush=True)
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def report(work: str, figures: dict[str, list[Figures]], statistics_of_text: dict[str, Any], command: str) -> str:
+    """The table in Markdown: last figures of every side, and the seconds to the rival's last figure."""
+    lines = [
+        "| side | bits per byte | tokens/s | seconds | seconds to nanochat's last figure |",
+        "|---|---|---|---|---|",
+    ]
+    goal = figures["nanochat"][-1] if "nanochat" in figures else None
+    for side, trail in figures.items():
+        last = trail[-1]
+        reached = "-"
+        if goal:
+            there = next((f for f in trail if f["bits_per_byte"] <= goal["bits_per_byte"]), None)
+            reached = (
+                f"{there['seconds']:.0f} ({there['seconds'] / goal['seconds']:.2f} of its)" if there else "not reached"
+            )
+        cells = (side, f"{last['bits_per_byte']:.4f}", f"{last['tokens_per_second']:,.0f}", f"{last['seconds']:.0f}")
+        lines.append(f"| {' | '.join(cells)} | {reached} |")
+    ours = [trail[-1]["bits_per_byte"] for side, trail in figures.items() if side.startswith("hfgpt")]
+    spread = f" (standard deviation {statistics.stdev(ours):.4f})" if len(ours) > 1 else ""
+    mean = f"Mean of hfgpt's {len(ours)} seeds: {statistics.mean(ours):.4f} bits per byte{spread}." if ours else ""
+    held_out = statistics_of_text["validation"]
+    setting = WORKS[work]
+    return f"""# Learning: work {work}
+
+`{command}`
+
+Depth {setting.depth}, width {64 * setting.depth}, heads of 64, full attention, context {CONTEXT}, {setting.rows} rows
+a step, vocabulary {VOCABULARY:,}, {setting.steps:,} steps = {setting.steps * setting.rows * CONTEXT:,} tokens, of
+{statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
+which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
+`depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {setting.gpt2_learning_rate:g} through HF's
+Trainer. Seconds are tokens over the median speed, without compilation and evaluations.
+
+{chr(10).join(lines)}
+
+{mean}
+
+Machine: {describe_machine()}
+"""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    work = WORKS[arguments.work]
+    folder = arguments.folder / (arguments.work + ("-tune" if arguments.tune else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    fraction = write_pieces(arguments.text, folder / "pieces.jsonl", arguments.tune)
+    recipe = write_recipe(folder, work, fraction)
+    run([*HFGPT, "data", "prepare", recipe, "--output_root", folder])
+    (record,) = (folder / recipe.stem / "data").glob("*/prepared.json")
+    prepared = record.parent
+    figures: dict[str, list[Figures]] = {}
+    if "hfgpt" in arguments.sides:
+        figures |= {f"hfgpt, seed {seed}": train_hfgpt(recipe, folder, seed) for seed in arguments.seeds}
+    seed = arguments.seeds[0]
+    if "nanochat" in arguments.sides and arguments.nanochat:
+        options = ["--checkout", arguments.nanochat, "--compile"]
+        figures["nanochat"] = train_rival("nanochat", prepared, work, seed, options)
+    if "gpt2" in arguments.sides:
+        options = ["--learning_rate", work.gpt2_learning_rate]
+        figures["GPT-2, AdamW"] = train_rival("gpt2", prepared, work, seed, options)
+    statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
+    text = report(arguments.work, figures, statistics_of_text, "python " + " ".join(sys.argv))
+    print(text)
+    if not arguments.tune:
+        path = HERE / f"learning_{arguments.work}.md"
+        path.write_text(text, encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

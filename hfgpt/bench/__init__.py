@@ -1,0 +1,1 @@
+"""How fast a recipe trains and decodes on this machine, against others; needs torch, transformers and accelerate."""

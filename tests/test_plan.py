@@ -1,0 +1,94 @@
+"""`hfgpt plan`: what it says adds up, what is not known is left out, and what cannot be is refused in one sentence."""
+
+import json
+
+import pytest
+
+from hfgpt.cli import main
+
+
+@pytest.fixture
+def plan(capsys, tmp_path, monkeypatch):
+    """Run `hfgpt plan WORDS --json` where there are no benchmarks, and return what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> dict:
+        assert main(["plan", *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_hours_and_dollars_follow_from_flops_peak_mfu_and_price(plan):
+    made = plan("d20", "--gpu", "H100", "--num_gpus", "8", "--price", "3.0", "--mfu", "0.5")
+    assert made["hours"] == pytest.approx(made["flops"] / (8 * 989e12 * 0.5) / 3600)
+    assert made["gpu_hours"] == pytest.approx(8 * made["hours"])
+    assert made["dollars"] == pytest.approx(3.0 * made["gpu_hours"])
+    assert made["mfu_source"] == "given by --mfu"
+
+
+def test_what_is_not_known_is_none_and_not_in_the_text(plan, capsys):
+    made = plan("d20")
+    assert made["gpu"] is made["hours"] is made["dollars"] is made["mfu"] is None
+    assert plan("d20", "--gpu", "H100")["dollars"] is None
+    assert main(["plan", "d20", "--gpu", "H100"]) == 0
+    text = capsys.readouterr().out
+    assert "ASSUMPTION" in text and "hours" in text and "$" not in text
+
+
+def test_a_figure_that_bench_measured_on_that_gpu_takes_the_place_of_the_assumption(plan, tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    measured = {"kind": "bench", "device": "NVIDIA H100 80GB HBM3", "recipe": "d20", "mfu": 0.47}
+    (tmp_path / "benchmarks" / "d20.json").write_text(json.dumps(measured))
+    assert plan("d20", "--gpu", "H100")["mfu"] == 0.47
+    assert plan("d20", "--gpu", "A100")["mfu"] == 0.40
+
+
+def test_the_methods_say_the_same_length_each_in_its_own_key(plan):
+    made = plan("d12", "--max_steps", "1000")
+    same = made["same_length"]
+    by_ratio = plan("d12", "--target_param_data_ratio", same["target_param_data_ratio"])
+    by_flops = plan("d12", "--target_flops", same["target_flops"])
+    # With another ratio the dial would choose another batch: tokens are what must agree.
+    assert by_ratio["tokens"] == pytest.approx(made["tokens"], rel=0.002)
+    assert by_flops["tokens"] == pytest.approx(made["tokens"], rel=0.002)
+
+
+def test_memory_is_shown_under_every_way_to_train_with_the_batch_that_fits(plan):
+    rows = {row["name"]: row for row in plan("d20", "--gpu", "H100", "--num_gpus", "8")["memory"]}
+    assert set(rows) == {way + extra for way in ("ddp", "fsdp2") for extra in ("", " + checkpointing", " + fp8")}
+    assert [name for name, row in rows.items() if row["is_recipe"]] == ["ddp"]
+    largest = {name: row["largest_per_device_batch_size"] for name, row in rows.items()}
+    assert largest["ddp + checkpointing"] > largest["fsdp2"] > largest["ddp"] > 0
+    alone = [row["name"] for row in plan("d20", "--gpu", "A100")["memory"]]
+    assert alone == ["one GPU", "one GPU + checkpointing"]  # no other GPU to share with, and no fp8 units
+    small = plan("laptop-6gb", "--gpu_memory", "6")["memory"]
+    assert [row["name"] for row in small if row["is_recipe"]] == ["one GPU + checkpointing"]
+    assert all(row["largest_per_device_batch_size"] >= 4 for row in small)
+
+
+def test_a_budget_names_depth_and_tokens_and_its_plan_costs_what_it_was(plan):
+    best = plan("--budget", "100", "--gpu", "H100", "--price", "3.0")["offers"][0]
+    words = ["d20", "--depth", str(best["depth"]), "--target_param_data_ratio", str(best["ratio"])]
+    made = plan(*words, "--gpu", "H100", "--price", "3.0")
+    assert made["dollars"] == pytest.approx(100, rel=0.001)
+    assert made["tokens"] == pytest.approx(best["tokens"], rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--budget", "100"], "--budget needs --gpu"),
+        (["--budget", "100", "--gpu", "H100", "--price", "0"], "price must be above zero"),
+        (["gpt2", "--budget", "100", "--gpu", "H100"], "model.preset fixes the size"),
+        (["tiny", "--budget", "100", "--gpu", "H100"], "model.hidden_size fixes the size"),
+        (["d12", "--gpu", "H900"], "--gpu H900 is not known; known are A100"),
+        (["d12", "--gpu", "H100", "--mfu", "40"], "mfu is a share of the peak"),
+        (["d12", "--gpu", "H100", "--use_cpu"], "leave out one of them"),
+        (["d12", "--num_gpus", "0"], "num_gpus must be above zero"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_sentence(words, sentence, capsys):
+    assert main(["plan", *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and len(error.strip().splitlines()) == 1
