@@ -125,23 +125,20 @@ def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
 def process_of(recipe: Recipe, given: PlanArguments, made: Plan) -> Process:
     """How one GPU of this recipe trains, under DDP: as the stage itself decides what the recipe leaves open."""
     on_gpu = not given.use_cpu
-    chosen = recipe.model.attn_implementation
-    kernels: dict[str | None, AttentionKernel] = {
-        "eager": "eager",
-        "sdpa": "sdpa",
-        None: "flash" if on_gpu else "sdpa",
-    }
+    bf16 = on_gpu if given.bf16 is None else given.bf16
+    fastest: AttentionKernel = "flash" if on_gpu and bf16 else "sdpa"  # as training/attention.py chooses
+    kernels: dict[str | None, AttentionKernel] = {"eager": "eager", "sdpa": "sdpa", None: fastest}
     return Process(
         rows=made.batch.per_device_batch_size,
         max_length=made.batch.max_length,
         optimizer=given.optim,
         num_processes=made.batch.num_processes,
         on_gpu=on_gpu,
-        bf16=on_gpu if given.bf16 is None else given.bf16,
+        bf16=bf16,
         fp8=given.fp8,
         activation_checkpointing=bool(given.activation_checkpointing or given.gradient_checkpointing),
         accumulates=made.batch.grad_accum_steps > 1,
-        attention=kernels.get(chosen, "flash"),
+        attention=kernels.get(recipe.model.attn_implementation, "flash"),
         packed=not recipe.data.cross_document_attention,
         torch_compile=on_gpu if given.torch_compile is None else given.torch_compile,
     )

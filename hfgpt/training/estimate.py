@@ -104,23 +104,29 @@ class Estimate:
                 )
         return "\n".join([*lines, *self._inference_lines()])
 
+    @property
+    def _unit(self) -> int:
+        """Bytes of the memory table's unit: GiB, or MiB where every way to train takes less than one of those."""
+        return 2**30 if max(row.memory.peak for row in self.rows) >= 2**30 else 2**20
+
     def _memory_heading(self) -> str:
         process = self.rows[0].process
         what = "each GPU" if process.on_gpu else "the CPU"
         kind = "bfloat16" if process.bf16 else "float32"
         size = ""
         if self.accelerator is not None:
-            size = (
-                f"; {self.accelerator.name} has {_gib(self.accelerator.memory_bytes)}, {USABLE_SHARE:.0%} of it usable"
-            )
-        return f"memory      GiB on {what}, training in {kind} with {process.rows} rows a pass{size}"
+            gpu = self.accelerator
+            size = f"; {gpu.name} has {gpu.memory_bytes / 2**30:.1f} GiB, {USABLE_SHARE:.0%} of it usable"
+        unit = "GiB" if self._unit == 2**30 else "MiB"
+        return f"memory      {unit} on {what}, training in {kind} with {process.rows} rows a pass{size}"
 
     def _memory_table(self) -> list[str]:
         table = [["", *PARTS, "peak", "most rows"]]
         for row in self.rows:
-            parts = [_gib(getattr(row.memory, part)) for part in PARTS]
-            most = "" if row.most_rows is None else str(row.most_rows or "none")
-            table.append([("> " if row.is_recipe else "  ") + row.name, *parts, _gib(row.memory.peak), most])
+            sizes = [*(getattr(row.memory, part) for part in PARTS), row.memory.peak]
+            parts = [f"{size / self._unit:,.2f}" for size in sizes]
+            most = "" if row.most_rows is None else f"{row.most_rows:,}" if row.most_rows else "none"
+            table.append([("> " if row.is_recipe else "  ") + row.name, *parts, most])
         if self.rows[0].most_rows is None:
             table = [cells[:-1] for cells in table]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -128,7 +134,10 @@ class Estimate:
         for name, *cells in table:
             numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
             lines.append(f"            {name:<{widths[0]}}{numbers}")
-        return [*lines, "            > this recipe; peak is the fullest moment of a step, when not all parts stand"]
+        lines.append("            > this recipe; peak is the fullest moment of a step, when not all parts stand")
+        if not self.rows[0].process.on_gpu:
+            lines.append("            what tensors take: the C library may hold on to more (docs/planning.md)")
+        return lines
 
     def _inference_lines(self) -> list[str]:
         architecture, context = self.plan.architecture, self.plan.batch.max_length
@@ -164,20 +173,16 @@ def make_estimate(
     if memory_bytes is None and accelerator is not None:
         memory_bytes = accelerator.memory_bytes
     has_fp8 = process.bf16 and (accelerator is None or accelerator.fp8_flops is not None)
-    ways = [process]
+    ways: list[Process] = []
     for strategy in ("ddp", "fsdp2") if process.num_processes > 1 else ("ddp",):
         plain = replace(process, strategy=strategy, activation_checkpointing=False, fp8=False)
         ways += [plain, replace(plain, activation_checkpointing=True)]
         ways += [replace(plain, fp8=True)] if has_fp8 else []
     rows = []
-    for way in sorted(set(ways), key=lambda way: ways.index(way, 1) if way in ways[1:] else 0):
+    for way in ways if process in ways else [process, *ways]:
         most = largest_batch(plan.architecture, way, USABLE_SHARE * memory_bytes) if memory_bytes else None
         rows.append(MemoryRow(way, training_memory(plan.architecture, way), most, way == process))
     return Estimate(plan, rows, process.num_processes, accelerator, utilization, price)
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:,.2f}"
 
 
 def _mib(count: float) -> str:
