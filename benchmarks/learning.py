@@ -73,6 +73,7 @@ def write_recipe(folder: Path, work: Work, validation_fraction: float) -> Path:
             "per_device_train_batch_size": work.rows,
             "total_batch_size": work.rows * CONTEXT,
             "eval_steps": work.eval_steps,
+            "torch_compile": True,  # as nanochat does
             "save_strategy": "no",
             "sample_steps": 0,
         },

@@ -12,6 +12,18 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # the Hub's stand-in speaks pl
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` skip without a CUDA device."""
+    for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if not for_gpus:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in for_gpus:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real corpora kept beside the checkout (never committed); tests that need them skip where they are absent."""
