@@ -46,6 +46,7 @@ class ModelArguments:
     sliding_window: int | None = _option(None, "Tokens that a sliding_attention layer sees.")
     layer_types: list[str] | None = _option(None, "full_attention or sliding_attention, one per layer.")
     value_embeddings: bool | None = _option(None, "Gated value embeddings in every second layer, the last included.")
+    bigram_vocab_size: int | None = _option(None, "Rows of a hashed table of token pairs beside the token embedding.")
     residual_scalars: bool | None = _option(None, "Per-layer scalars on the residual stream and the embedding.")
     init_scheme: Literal["gpt2", "depth"] | None = _option(None, "Initialisation: gpt2 (normal) or depth (series).")
     initializer_range: float | None = _option(None, "Standard deviation of the gpt2 initialisation.")

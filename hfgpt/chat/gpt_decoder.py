@@ -19,6 +19,7 @@ KNOWN_MODULES = {
     modeling_gpt.GPTAttention,
     modeling_gpt.GPTMLP,
     modeling_gpt.GPTNorm,
+    modeling_gpt.GPTBigramEmbedding,
     modeling_gpt.GPTKANLinear,
     modeling_gpt.GPTRotaryEmbedding,
     nn.ModuleList,
@@ -39,6 +40,7 @@ class GPTDecoder:
         self.device, self.dtype = model.device, model.dtype
         self.token_table = base.embed_tokens.weight
         self.position_table = None if base.embed_positions is None else base.embed_positions.weight
+        self.bigram_table = None if base.embed_bigrams is None else base.embed_bigrams.table.weight
         self.embedding_norm = None if base.embedding_norm is None else frozen_norm(base.embedding_norm)
         self.layers = [DecodingLayer(layer) for layer in base.layers]
         self.windows = {layer.window for layer in self.layers}
@@ -58,11 +60,19 @@ class GPTDecoder:
         return GPTDecoding(self, prompts, max_new_tokens)
 
     def forward(
-        self, tokens: torch.Tensor, positions: slice | torch.Tensor, caches: list[Cache], columns: Columns
+        self,
+        tokens: torch.Tensor,
+        previous: torch.Tensor,
+        positions: slice | torch.Tensor,
+        caches: list[Cache],
+        columns: Columns,
     ) -> torch.Tensor:
-        """Logits (b, vocab_size), float32, after the last of the tokens (b, t). Their positions are the same in all
-        rows (a slice) or each row's own (b, t)."""
+        """Logits (b, vocab_size), float32, after the last of the tokens (b, t); `previous` are the tokens before them,
+        -1 where there is none. Positions are the same in all rows (a slice) or each row's own (b, t)."""
         hidden_states = F.embedding(tokens, self.token_table)
+        if self.bigram_table is not None:
+            rows = modeling_gpt.bigram_rows(tokens, previous, len(self.bigram_table))
+            hidden_states = hidden_states + F.embedding(rows, self.bigram_table)
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
         if self.position_table is not None:
@@ -96,6 +106,7 @@ class GPTDecoding:
             device=decoder.device,
         )
         self.length = 0  # columns filled
+        self.newest = torch.full((len(distinct), 1), -1, device=decoder.device)  # each row's last token
         self._set_rows([longest - len(prompt) for prompt in distinct])
         self._forward(tokens)
         if len(distinct) < len(prompts):
@@ -110,6 +121,7 @@ class GPTDecoding:
         for new, old in enumerate(rows):
             if new != old:
                 self.storage[:, :, new, :, : self.length] = self.storage[:, :, old, :, : self.length]
+        self.newest = self.newest[rows]
         self._set_rows([self.paddings[row] for row in rows])
 
     def _repeat(self, rows: list[int]) -> None:
@@ -117,7 +129,7 @@ class GPTDecoding:
         few = self.storage
         self.storage = few.new_empty((*few.shape[:2], len(rows), *few.shape[3:]))
         self.storage[..., : self.length, :] = few[:, :, rows, :, : self.length]
-        self.logits = self.logits[rows]
+        self.logits, self.newest = self.logits[rows], self.newest[rows]
         self._set_rows([self.paddings[row] for row in rows])
 
     def _set_rows(self, paddings: list[int]) -> None:
@@ -139,8 +151,11 @@ class GPTDecoding:
         masks = {window: self._prompt_mask(end, window) for window in self.decoder.windows} if past == 0 else {}
         columns = Columns(past, end, self.first, self.unpadded, masks)
         forward = self.decoder.forward if past == 0 else self.decoder.step
-        self.logits = forward(tokens, positions, self.caches, columns)
-        self.length = end
+        previous = torch.cat((self.newest, tokens[:, :-1]), dim=1)
+        if past == 0 and self.starts is not None:  # padding precedes no token
+            previous = torch.where(torch.arange(end, device=tokens.device) > self.starts, previous, -1)
+        self.logits = forward(tokens, previous, positions, self.caches, columns)
+        self.length, self.newest = end, tokens[:, -1:]
 
     def _prompt_mask(self, length: int, window: int | None) -> torch.Tensor | None:
         """What each token of the prompts sees, (b or 1, 1, length, length); None where that is all before it."""

@@ -17,6 +17,15 @@ GPT2_SIZES = {
 }
 
 
+# Of the depth series at nanochat's context of 2,048; shorter ones turn as far in proportion (docs/ablations.md).
+ROPE_THETA = 100_000.0
+# The depth series' table of token pairs: 16 rows a token of the vocabulary, up to 65,536, and none above 12 layers:
+# what it gains shrinks with size (docs/ablations.md), and at 25 it was lost in wall-clock time (nanochat dev/LOG.md).
+BIGRAM_ROWS_PER_TOKEN = 16
+MOST_BIGRAM_ROWS = 65_536
+DEEPEST_WITH_BIGRAMS = 12
+
+
 @dataclass(kw_only=True, repr=False, eq=False)
 class Architecture:
     """Every switch of the model. The defaults are GPT-2 small; `resolve()` fills in the values left at None."""
@@ -47,6 +56,7 @@ class Architecture:
     sliding_window: int | None = None  # tokens that a sliding_attention layer sees, the current one included
     layer_types: list[str] = None  # type: ignore[assignment]  # None: full_attention everywhere
     value_embeddings: bool = False  # gated value embeddings in every second layer, the last included
+    bigram_vocab_size: int = 0  # rows of a hashed table of token pairs, added to the token embedding; 0: no table
     residual_scalars: bool = False  # per layer: hidden = a * hidden + b * embedding
     init_scheme: Literal["gpt2", "depth"] = "gpt2"
     initializer_range: float = 0.02
@@ -96,6 +106,7 @@ class Architecture:
         for name in ("vocab_size", "max_position_embeddings", "intermediate_size", "num_key_value_heads", "head_dim"):
             _at_least(name, getattr(self, name), 1)
         _at_least("kan_grid_size", self.kan_grid_size, 2)
+        _at_least("bigram_vocab_size", self.bigram_vocab_size, 0)
         for name in ("norm_eps", "rope_theta", "initializer_range", "attention_multiplier", "final_logit_softcapping"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -134,8 +145,9 @@ def depth_series(
     The dial is nanochat's: the width is 64 x depth, rounded up to whole heads of 128. Below 512 wide, heads of 128
     would leave one to three of them, so there they are 64 wide; the narrowest model is 128 wide. Of four layers three
     see a quarter of the context, rounded up to 128 tokens, and the last layer sees all of it; where that window would
-    not be shorter than the context every layer is full. `overrides` are any keys of Architecture; one that is None
-    is taken as not given, and `sliding_window=0` makes every layer full.
+    not be shorter than the context every layer is full. Up to 12 layers token pairs have an embedding too.
+    `overrides` are any keys of Architecture; one that is None is taken as not given, and `sliding_window=0` makes
+    every layer full.
 
     Raises:
         ValueError: one sentence that names the key.
@@ -163,7 +175,7 @@ def depth_series(
         "num_attention_heads": hidden_size // head_dim if head_dim else None,
         "head_dim": head_dim,
         "position_embedding_type": "rope",
-        "rope_theta": 100000.0,
+        "rope_theta": ROPE_THETA,
         "norm_type": "rmsnorm",
         "norm_weight": False,
         "norm_eps": 1e-6,
@@ -178,6 +190,10 @@ def depth_series(
         "residual_scalars": True,
         "init_scheme": "depth",
     }
+    if _is_a(max_position_embeddings, int):
+        shape["rope_theta"] *= max_position_embeddings / 2048
+    if _is_a(vocab_size, int) and _is_a(layers, int) and layers <= DEEPEST_WITH_BIGRAMS:
+        shape["bigram_vocab_size"] = min(BIGRAM_ROWS_PER_TOKEN * vocab_size, MOST_BIGRAM_ROWS)
     shape.update(given)
     _add_sliding_pattern(shape)
     architecture = Architecture(**shape)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation import GenerationMixin
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -84,6 +84,27 @@ def block_linear(config: GPTConfig, in_features: int, out_features: int, bias: b
     if config.linear_type == "kan":
         return GPTKANLinear(config, in_features, out_features, bias)
     return nn.Linear(in_features, out_features, bias=bias)
+
+
+class GPTBigramEmbedding(nn.Module):
+    """An embedding for each token together with the one before it, rows shared by hashing: what follows a pair need
+    not be learned by attention first. Hashed n-gram memory as in DeepSeek's Engram (arXiv:2601.07372), in the plain
+    form of modded-nanogpt: added to the token embedding, no gate."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.bigram_vocab_size, config.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor, previous_ids: torch.Tensor) -> torch.Tensor:
+        """(b, t, hidden_size) for token ids (b, t) and the ids before them, -1 where a document begins."""
+        return self.table(bigram_rows(input_ids, previous_ids, self.table.num_embeddings))
+
+
+def bigram_rows(input_ids: torch.Tensor, previous_ids: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """The row of each pair: Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4) of the previous id, so
+    that pairs of frequent tokens, whose ids are small, fall far apart."""
+    multiplier = round(num_rows * (math.sqrt(5) - 1) / 2) | 1
+    return (previous_ids * multiplier + input_ids) % num_rows
 
 
 class GPTRotaryEmbedding(nn.Module):
@@ -289,6 +310,43 @@ class GPTDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
+def previous_tokens(input_ids: torch.Tensor, cache: Cache | None, num_layers: int) -> torch.Tensor:
+    """The token before each of input_ids (b, t); before the first one what `remember_tokens` put into the cache, or,
+    in an empty one, any."""
+    first = input_ids[:, :1]
+    if cache is not None and cache.get_seq_length() > 0:
+        memory = cache.layers[num_layers] if len(cache.layers) > num_layers else None
+        if not isinstance(memory, DynamicLayer) or memory.keys is None:
+            raise ValueError(
+                "past_key_values does not know its last tokens, which bigram_vocab_size needs; give one that this "
+                "model has filled."
+            )
+        first = memory.keys[:, 0, -1:, 0].to(input_ids.device)
+    return torch.cat((first, input_ids[:, :-1]), dim=1)
+
+
+class LastToken(DynamicLayer):
+    """Of what a cache of fixed size has seen, the last token: nothing grows, so that compiled code stays compiled."""
+
+    is_compileable = True
+    is_croppable = False
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.keys, self.values = key_states[..., -1:, :], value_states[..., -1:, :]
+        self.is_initialized = True
+        return self.keys, self.values
+
+
+def remember_tokens(input_ids: torch.Tensor, cache: Cache, num_layers: int) -> None:
+    """Append input_ids (b, t) to the cache as the keys of one more layer: so they are cropped, repeated and reordered
+    with the others."""
+    if len(cache.layers) == num_layers:
+        cache.layers.append(DynamicLayer() if cache.is_croppable else LastToken())
+    memory, ids = cache.layers[num_layers], input_ids[:, None, :, None]
+    if isinstance(memory, DynamicLayer):  # as it was made above
+        memory.update(ids, ids[..., :0])
+
+
 class GPTPreTrainedModel(PreTrainedModel):
     """Initialisation, and what transformers may do with the model."""
 
@@ -320,6 +378,8 @@ class GPTPreTrainedModel(PreTrainedModel):
             # nanochat's 0.8 suits an embedding that is normed at once; as a tied head it would swamp the first logits.
             wide = depth_scheme and not self.config.tie_word_embeddings
             init.normal_(module.weight, std=0.8 if wide else self.config.initializer_range)
+        elif isinstance(module, GPTBigramEmbedding):
+            init.zeros_(module.table.weight)
         elif isinstance(module, GPTNorm):
             if module.weight is not None:
                 init.ones_(module.weight)
@@ -391,6 +451,7 @@ class GPTModel(GPTPreTrainedModel):
         learned = config.position_embedding_type == "learned"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
+        self.embed_bigrams = GPTBigramEmbedding(config) if config.bigram_vocab_size else None
         self.rotary_emb = None if learned else GPTRotaryEmbedding(config)
         self.embedding_norm = GPTNorm(config, config.hidden_size, config.norm_type) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.embedding_dropout)
@@ -438,6 +499,13 @@ class GPTModel(GPTPreTrainedModel):
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(length, device=hidden_states.device) + past_length).unsqueeze(0)
+        if self.embed_bigrams is not None and input_ids is not None:
+            previous_ids = previous_tokens(input_ids, past_key_values, self.config.num_hidden_layers)
+            has_previous = position_ids > 0
+            if attention_mask is not None and not isinstance(attention_mask, dict) and attention_mask.ndim == 2:
+                has_previous = has_previous & F.pad(attention_mask, (1, 0))[:, -length - 1 : -1].bool()
+            previous_ids = torch.where(has_previous, previous_ids, -1)
+            hidden_states = hidden_states + self.embed_bigrams(input_ids, previous_ids)
         position_embeddings = None
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
@@ -460,18 +528,21 @@ class GPTModel(GPTPreTrainedModel):
                 position_ids=position_ids,
                 **kwargs,
             )
+        if self.embed_bigrams is not None and input_ids is not None and past_key_values is not None:
+            remember_tokens(input_ids, past_key_values, self.config.num_hidden_layers)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings (b, t, hidden_size), after refusing inputs that the switches cannot take."""
-        if self.config.value_embeddings and input_ids is None:
+        needs_ids = self.config.value_embeddings or self.config.bigram_vocab_size > 0
+        if needs_ids and input_ids is None:
             raise ValueError(
-                "inputs_embeds alone cannot run a model with value_embeddings, which looks tokens up in its layers "
-                "too; pass input_ids, with or without inputs_embeds."
+                "inputs_embeds alone cannot run a model with value_embeddings or bigram_vocab_size, which look tokens "
+                "up elsewhere too; pass input_ids, with or without inputs_embeds."
             )
         if input_ids is None and inputs_embeds is None:
             raise ValueError("pass input_ids or inputs_embeds; both are None.")
-        if input_ids is not None and inputs_embeds is not None and not self.config.value_embeddings:
+        if input_ids is not None and inputs_embeds is not None and not needs_ids:
             raise ValueError("pass either input_ids or inputs_embeds, not both.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)

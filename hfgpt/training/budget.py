@@ -25,6 +25,7 @@ class ParameterCount:
 
     embedding: int
     position_embedding: int
+    bigram_embedding: int
     value_embeddings: int
     block_matrices: int
     head: int
@@ -54,6 +55,7 @@ def count_parameters(architecture: Mapping[str, Any]) -> ParameterCount:
     return ParameterCount(
         embedding=vocab * hidden,
         position_embedding=a["max_position_embeddings"] * hidden if a["position_embedding_type"] == "learned" else 0,
+        bigram_embedding=a["bigram_vocab_size"] * hidden,
         value_embeddings=value_layers * vocab * value_width,
         block_matrices=matrices,
         head=0 if a["tie_word_embeddings"] else vocab * hidden,

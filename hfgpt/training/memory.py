@@ -201,19 +201,16 @@ def _copies(a: Mapping[str, Any], p: Process) -> tuple[int, int]:
     layer = count.block_matrices // a["num_hidden_layers"]
     if a["value_embeddings"]:
         layer += a["vocab_size"] * a["num_key_value_heads"] * a["head_dim"]
-    outside = count.embedding + count.position_embedding + count.head
+    outside = count.embedding + count.position_embedding + count.bigram_embedding + count.head
     return 0, layer * (3 * compute + FLOAT32) + outside * 2 * compute
 
 
 def _step_bytes(a: Mapping[str, Any], p: Process) -> int:
-    """What the optimizer's step needs for itself: AdamW's denominators of one parameter group, or Muon's stacks of
-    every shape and what Newton-Schulz adds to the largest (hfgpt/training/muon.py)."""
+    """What the optimizer's step needs for itself: a GPU's AdamW that is not fused its denominators, Muon its stacks of
+    every shape and what Polar Express adds to the largest (hfgpt/training/muon.py)."""
     count = count_parameters(a)
     if p.optimizer != "muon":
         return FLOAT32 * count.total // p.shards if p.on_gpu and "fused" not in p.optimizer else 0
-    embeddings = count.embedding + count.position_embedding + count.value_embeddings
-    denominators = FLOAT32 * max(embeddings, count.head, count.other) // p.shards
-
     stacks: Counter[tuple[int, int]] = Counter()  # numbers in the matrices of each shape
     for fan_in, fan_out, _ in block_linears(a):
         stacks[fan_in, fan_out] += a["num_hidden_layers"] * linear_parameters(a, fan_in, fan_out)
@@ -226,4 +223,4 @@ def _step_bytes(a: Mapping[str, Any], p: Process) -> int:
     handed_round = 0.0
     if p.num_processes > 1:  # DDP's replicas receive every matrix, FSDP2's shards their own rows
         handed_round = count.block_matrices / p.shards
-    return max(denominators, round(compute * (owned + handed_round)))
+    return round(compute * (owned + handed_round))

@@ -59,6 +59,7 @@ def test_overrides_win_and_none_means_not_given() -> None:
     shape = depth_series(4, mlp_type="swiglu", num_key_value_heads=2, final_logit_softcapping=0, rope_theta=None)
     assert shape["intermediate_size"] == 704  # 8/3 x 256, rounded up to 64
     assert (shape["num_key_value_heads"], shape["final_logit_softcapping"], shape["rope_theta"]) == (2, None, 1e5)
+    assert depth_series(4, max_position_embeddings=256)["rope_theta"] == 12_500
     assert depth_series(4, num_attention_heads=8)["head_dim"] == 32
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfgpt.model import GPTConfig, GPTForCausalLM
-from hfgpt.training.muon import orthogonalize
+from hfgpt.training.muon import POLAR_EXPRESS, orthogonalize
 from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
 from hfgpt.training.schedules import warmup_stable_decay
 
@@ -30,6 +30,17 @@ def test_orthogonalize_brings_singular_values_near_one(shape):
     spread = torch.logspace(-1.5, 0, min(shape[1:]))  # a condition number of about 30
     singular_values = torch.linalg.svdvals(orthogonalize(left * spread @ right))
     assert singular_values.min() > 0.6 and singular_values.max() < 1.25
+
+
+@pytest.mark.parametrize("shape", [(2, 96, 32), (2, 32, 96), (2, 48, 64)])
+def test_wide_matrices_go_by_their_gram_matrix_to_the_same_place(shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    expected = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True))
+    for a, b, c in POLAR_EXPRESS:
+        gram = expected @ expected.mT
+        expected = a * expected + b * gram @ expected + c * gram @ gram @ expected
+    assert torch.allclose(orthogonalize(x), expected, atol=1e-5)
 
 
 def test_stacking_matrices_of_one_shape_changes_nothing():
