@@ -199,6 +199,7 @@ def batch_of(rows: OrderedRows, step: int, size: int) -> torch.Tensor:
 
 def main() -> None:
     arguments = parse_arguments()
+    torch.set_flush_denormal(True)  # as hfgpt's own stages do
     torch.manual_seed(arguments.seed)
     train = datasets.load_from_disk(str(arguments.prepared / "train"))
     rows = OrderedRows(train, arguments.seed, arguments.steps * arguments.rows)

@@ -1,7 +1,6 @@
 """What all five stages do around their trainer: where they start, the record, the callbacks, resuming, saving."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -9,13 +8,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfgpt.arguments import DataArguments
 from hfgpt.errors import UserError
-from hfgpt.evals.callback import EvalTasksCallback
+from hfgpt.evals.callback import EvalTasksCallback, ScoringTimes
+from hfgpt.evals.questions import task_metadata
 from hfgpt.evals.scores import EVALS_FILE
 from hfgpt.recipe import Recipe
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
 from hfgpt.training.checkpoints import checkpoint_step, checkpoint_to_resume, named_checkpoint
-from hfgpt.training.hardware import dense_peak_flops, use_all_cores
+from hfgpt.training.hardware import dense_peak_flops, prepare_cpu
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.record import RunRecord, keep_records
 from hfgpt.workspace import FINAL_METRICS, Workspace, stage_before
@@ -84,7 +84,7 @@ def make_record(
     """The stage's metrics.jsonl, with MFU where the GPU's peak is known. Takes all cores where there is no GPU."""
     on_gpu = args.device.type == "cuda"
     if not on_gpu:
-        use_all_cores()
+        prepare_cpu()
     peak = dense_peak_flops(torch.cuda.get_device_name()) if on_gpu and args.bf16 else None
     if peak:
         say(f"MFU         of {peak:.3g} dense bfloat16 FLOP/s on each of {args.world_size} GPU(s)")
@@ -108,25 +108,31 @@ def add_callbacks(
     data: DataArguments,
     samples: TrainerCallback,
 ) -> None:
-    """Progress in readable lines, samples, lm-eval tasks before and after, histograms."""
+    """Progress in readable lines, samples, lm-eval tasks, histograms."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(PlainLines() if args.disable_tqdm else ProgressLines())
     trainer.add_callback(samples)
     if args.eval_tasks:
-        world: dict[str, Any] = {"tinyworld_people": data.tinyworld_people, "seed": data.seed}
         trainer.add_callback(
             EvalTasksCallback(
                 tokenizer,
                 args.eval_tasks,
                 folders.stage,
                 trainer.record,
+                scoring_times(args),
                 limit=args.eval_tasks_limit,
-                metadata=world,
+                batch_size=args.eval_tasks_batch_size,
+                metadata=task_metadata(data, args.core_bundle),
             )
         )
     if args.log_histograms:
         trainer.add_callback(HistogramCallback())
+
+
+def scoring_times(args: StageArguments) -> ScoringTimes:
+    """When the stage's abilities are measured."""
+    return ScoringTimes(args.eval_tasks_steps, args.eval_tasks_tokens)
 
 
 def train(trainer: RecordedTrainer, args: StageArguments, folders: Workspace, say: Say) -> None:

@@ -28,12 +28,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def use_all_cores() -> None:
-    """On a CPU, give each training process its share of the cores.
+def prepare_cpu() -> None:
+    """On a CPU, give each training process its share of the cores, and round what is nearly 0 (1e-38) to 0.
 
     Launchers set OMP_NUM_THREADS to 1 where nobody did, which halved the speed of the recipe `tiny` on two cores.
-    Without a launcher the user's own setting stands.
+    Without a launcher the user's own setting stands. The averages that AdamW keeps for a token that no longer comes
+    fade through such numbers, which a CPU adds at a tenth of its speed.
     """
+    torch.set_flush_denormal(True)
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,6 +1,10 @@
-"""An accelerator's peak is known or it is not: names that only look alike have none."""
+"""An accelerator's peak is known or it is not: names that only look alike have none. A CPU is prepared once."""
+
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from hfgpt.training.hardware import dense_peak_flops
 
@@ -22,3 +26,13 @@ from hfgpt.training.hardware import dense_peak_flops
 )
 def test_peaks_go_by_whole_names(name, peak):
     assert dense_peak_flops(name) == peak
+
+
+def test_a_cpu_that_is_prepared_rounds_to_zero_what_would_slow_it_down():
+    code = (
+        "import torch; from hfgpt.training.hardware import prepare_cpu; prepare_cpu(); "
+        "print((torch.full((100_000,), 1e-38) * 0.01).max().item())"  # large enough for every thread to take part
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == 0.0
+    assert (torch.full((1,), 1e-38) * 0.01).item() > 0
