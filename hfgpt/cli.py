@@ -99,6 +99,27 @@ _command(
 )
 _command(
     app,
+    "leakage",
+    "hfgpt.leakage:main",
+    "Which questions of the evaluations a run was trained on: hfgpt leakage runs/tiny --tasks hellaswag",
+    "RUN [--key value ...]",
+)
+_command(
+    app,
+    "eval",
+    "hfgpt.eval:main",
+    "What models can do, side by side, by lm-eval's tasks and CORE: hfgpt eval runs/tiny gpt2 --tasks core,hellaswag",
+    "MODEL MODEL ... [--key value ...]",
+)
+_command(
+    app,
+    "report",
+    "hfgpt.report.command:main",
+    "The report card of a run, and model cards of its stages: hfgpt report runs/tiny",
+    "RUN [--key value ...]",
+)
+_command(
+    app,
     "chat",
     "hfgpt.chat.terminal:main",
     "Talk to a model in the terminal: hfgpt chat runs/tiny",

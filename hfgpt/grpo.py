@@ -18,7 +18,7 @@ from hfgpt.data.chat_splits import split_prompts
 from hfgpt.errors import run_command
 from hfgpt.evals.callback import PassAtKCallback
 from hfgpt.recipe import load_recipe
-from hfgpt.stage import is_done, speaker
+from hfgpt.stage import is_done, scoring_times, speaker
 from hfgpt.training.chat_arguments import GrpoArguments, lora_config
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.rewards import correct_number, sum_is_right
@@ -78,6 +78,7 @@ def main(argv: list[str]) -> None:
                 correct_number,
                 folders.stage,
                 trainer.record,
+                scoring_times(args),
                 ks=args.pass_at,
                 temperature=args.temperature,
                 max_new_tokens=args.max_completion_length,

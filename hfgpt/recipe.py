@@ -6,6 +6,7 @@ in the class of its own section.
 
 import dataclasses
 import difflib
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,8 @@ class Recipe:
             return arguments_class(**values)
         except (ValueError, TypeError, ImportError) as error:
             sentence = " ".join(str(error).split())
-            culprit = next((key for key in sorted(self.sections.get(name, {}), key=len) if key in sentence), None)
+            named = set(re.findall(r"\w+", sentence))
+            culprit = next((key for key in sorted(self.sections.get(name, {}), key=len) if key in named), None)
             where = self.place(name, culprit) if culprit else f"{self.path}: section {name}"
             raise UserError(f"{where}: {sentence}") from None
 

@@ -123,7 +123,7 @@ def add_callbacks(
                 scoring_times(args),
                 limit=args.eval_tasks_limit,
                 batch_size=args.eval_tasks_batch_size,
-                metadata=task_metadata(data, args.core_bundle),
+                metadata=task_metadata(data, vars(args)),
             )
         )
     if args.log_histograms:

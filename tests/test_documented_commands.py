@@ -20,6 +20,8 @@ NEEDS = {
     "hfgpt web": "a browser; run by tests/chat/test_web.py and test_web_browser.py",
     "hfgpt serve": "clients; run by tests/chat/test_serve_process.py",
     "my_space/app.py": "a visitor; run by tests/chat/test_space.py",
+    "my_hellaswag": "HellaSwag's rows; run on some in their form by tests/evals/test_eval_command.py",
+    "-m hfgpt.eval": "several GPUs; run in two processes by tests/evals/test_eval_command.py",
     "hf ": "the Hub",
     "gpt2": "the Hub",
     "--trackio": "a folder of trackio's own; run by tests/test_compare.py",
@@ -62,7 +64,7 @@ def test_a_documented_command_works(command, tmp_path, tiny_run):
         if words in command:
             pytest.skip(f"needs {need}")
     words = shlex.split(command)
-    if words[1] in ("chat", "space", "compare"):
+    if words[1] in ("chat", "space", "compare", "leakage", "eval"):
         return try_on(tiny_run[0], command, tmp_path)
     if "my_texts/" in words:
         texts = tmp_path / "my_texts"
@@ -87,6 +89,7 @@ def try_on(run_folder, command: str, tmp_path) -> None:
     """Run a command about the finished run `runs/tiny`, a script's lines on its standard input."""
     (tmp_path / "questions.txt").write_text("What is 7 plus 8?\nThank you.\n")
     line = command.replace("runs/tiny", str(run_folder)).replace("my_space", str(tmp_path / "my_space"))
+    line = line.replace("scores.json", str(tmp_path / "scores.json"))
     line, _, answers = line.partition(" > ")
     line, _, questions = line.partition(" < ")
     words = shlex.split(line.replace("--model_repo you/tiny", "--model_repo you/tiny"))

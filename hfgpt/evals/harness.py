@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,49 @@ import torch
 import torch.distributed as dist
 
 from hfgpt.errors import UserError
+from hfgpt.evals.scores import Scores
+from hfgpt.evals.tasks import load_tasks
 
 if TYPE_CHECKING:
-    from lm_eval.api.task import Task
     from lm_eval.tasks.manager import TaskDict
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-OUR_TASKS = Path(__file__).parent
-LM_EVAL_FEWSHOT_SEED = 1234  # simple_evaluate's default, so that few-shot scores compare
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What decides the questions of tasks, whatever the model.
+
+    `limit` is the number of questions per task. `num_fewshot` replaces the number of examples of the tasks that allow
+    it. `metadata` reaches the tasks that make their own questions (the tiny world's `tinyworld_people` and `seed`).
+    `include_path` is one more folder of task files, `task_data` a folder of data by task. With `apply_chat_template`
+    every task is asked through the tokenizer's chat template, otherwise those whose YAML says `metadata: {chat: true}`
+    are.
+    """
+
+    limit: int | None = None
+    num_fewshot: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    include_path: Path | None = None
+    task_data: dict[str, Path] = field(default_factory=dict)
+    apply_chat_template: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out, by task or group. `left_out` names the tasks of a group whose data is missing; `samples` holds
+    each task's questions, answers and metrics as lm-eval logs them, where they were asked for."""
+
+    scores: Scores = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    num_fewshot: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, list[dict[str, Any]]] | None = None
+
+    def __or__(self, other: Evaluation) -> Evaluation:
+        """Both, where they are of different tasks."""
+        both = {name: {**vars(self)[name], **vars(other)[name]} for name in ("scores", "versions", "num_fewshot")}
+        samples = None if self.samples is None or other.samples is None else {**self.samples, **other.samples}
+        return Evaluation(**both, left_out=self.left_out | other.left_out, samples=samples)
 
 
 def evaluate_tasks(
@@ -33,112 +68,106 @@ def evaluate_tasks(
     tasks: list[str],
     *,
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = 64,
     metadata: dict[str, Any] | None = None,
     include_path: str | Path | None = None,
     progress: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """Scores by task, as `{"tinyworld_facts": {"acc": 0.82, "stderr": 0.01}}`; a group brings its tasks along.
 
-    `limit` is the number of questions per task. `metadata` reaches the tasks that make their own questions (the tiny
-    world's `tinyworld_people` and `seed`). `include_path` is one more folder of task files. `stderr` is the standard
-    error of a task's first metric, `<metric>_stderr` that of another; it is left out where lm-eval knows none. A task
-    whose YAML says `metadata: {chat: true}` is asked through the tokenizer's chat template.
+    `stderr` is the standard error of a task's first metric, `<metric>_stderr` that of another; it is left out where
+    lm-eval knows none. The other arguments, and what is raised, are those of `run_tasks`.
+    """
+    folder = Path(include_path) if include_path else None
+    settings = TaskSettings(limit=limit, metadata=metadata or {}, include_path=folder)
+    return run_tasks(model, tokenizer, tasks, settings, batch_size=batch_size, progress=progress).scores
+
+
+def run_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[str],
+    settings: TaskSettings,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    log_samples: bool = False,
+    allow_code: bool = False,
+    answers: Path | None = None,
+) -> Evaluation:
+    """Ask `tasks` of a model in memory.
+
+    `batch_size` None takes as many questions at a time as fit. `answers` is a folder where answers are kept as they
+    come and taken from; it must belong to this model. `allow_code` lets tasks run programs that the model wrote.
 
     Where torch.distributed runs, every process must call this: the questions are shared out, and each process gets the
-    same scores. The mode of every module and all random states are afterwards what they were. Raises UserError for a
-    task that does not exist, and for a chat task where the tokenizer has no chat template.
+    same scores (samples only the first one). The mode of every module and all random states are afterwards what they
+    were. Raises UserError for a task that does not exist, whose data cannot be read, or that is not for this model.
     """
-    with unchanged(model), _in_one_process(), contextlib.nullcontext() if progress else _quiet():
-        from lm_eval.evaluator import evaluate  # takes seconds, so only who evaluates waits for it
+    with unchanged(model), _in_one_process(), quiet():
+        from hfgpt.evals.answer_log import AnswerLog
+        from hfgpt.evals.language_model import InMemoryModel  # takes seconds, so only who evaluates waits for it
 
-        language_model = _language_model(model, tokenizer, batch_size, progress)
-        scores: dict[str, dict[str, float]] = {}
-        for in_chat_form, task_dict in _load_tasks(tasks, include_path, metadata):
-            if in_chat_form and not tokenizer.chat_template:
-                names = ", ".join(task_dict["tasks"])
-                raise UserError(f"The tokenizer has no chat template to ask {names} with: leave out these tasks.")
-            # simple_evaluate would reseed every generator and ask git, pip and nvidia-smi about this machine.
-            results = evaluate(
-                lm=language_model,
-                task_dict=task_dict,
-                limit=limit,
-                bootstrap_iters=1000,  # 0 would leave out the standard error of means too, which has a formula
-                log_samples=False,
-                apply_chat_template=in_chat_form,
-            )
-            scores |= {} if results is None else {name: _scores(raw) for name, raw in results["results"].items()}
+        log = AnswerLog(answers) if answers else None
+        language_model = InMemoryModel(model, tokenizer, batch_size, progress, log)
+        # What lm-eval's own command tells tasks of the model, under its names; CORE counts tokens.
+        of_model = {"tokenizer": tokenizer, "max_length": language_model.max_length}
+        evaluation = Evaluation(samples={} if log_samples else None)
+        for needs_chat, loaded in load_tasks(
+            tasks,
+            settings.include_path,
+            settings.metadata | of_model,
+            task_data=settings.task_data,
+            num_fewshot=settings.num_fewshot,
+        ):
+            in_chat_form = needs_chat or settings.apply_chat_template
+            _check(loaded, in_chat_form and not tokenizer.chat_template, allow_code)
+            evaluation |= _evaluate(language_model, loaded, in_chat_form, settings.limit, log_samples, allow_code)
+        if log:
+            log.close()
     if language_model.world_size > 1:
-        box = [scores]
+        box = [replace(evaluation, samples=None)]
         dist.broadcast_object_list(box, src=0, device=model.device)
-        scores = box[0]
-    return {name: score for name, score in scores.items() if score}
+        evaluation = replace(box[0], samples=evaluation.samples)
+    return evaluation
 
 
-def _load_tasks(
-    tasks: list[str], include_path: str | Path | None, metadata: dict[str, Any] | None
-) -> Iterator[tuple[bool, TaskDict]]:
-    """Those asked as plain text, then those in chat form. Our tasks and the caller's, and lm-eval's thousands only
-    where they are asked for: indexing them is slow."""
-    from lm_eval.tasks import TaskManager
-
-    folders = [OUR_TASKS, *([Path(include_path)] if include_path else [])]
-    for include_defaults in (False, True):
-        manager = TaskManager(include_path=folders, include_defaults=include_defaults, metadata=metadata)
-        unknown = [task for task in tasks if task not in manager.all_tasks]
-        if not unknown:
-            break
-    else:
-        raise UserError(f"No evaluation task is called {unknown[0]}: `lm-eval ls tasks` lists lm-eval's own.")
-    chat = {task for task in tasks if any(map(_in_chat_form, manager.load([task])["tasks"].values()))}
-    for in_chat_form in (False, True):
-        loaded = manager.load([task for task in tasks if (task in chat) == in_chat_form])
-        for task in loaded["tasks"].values():
-            if task.get_config("num_fewshot") is None:
-                task.set_config(key="num_fewshot", value=0)
-            task.set_fewshot_seed(seed=LM_EVAL_FEWSHOT_SEED)
-        if loaded["tasks"]:
-            yield in_chat_form, loaded
+def _check(loaded: TaskDict, lacks_template: bool, allow_code: bool) -> None:
+    if lacks_template:
+        names = ", ".join(loaded["tasks"])
+        raise UserError(f"The tokenizer has no chat template to ask {names} with: leave out these tasks.")
+    unsafe = [name for name, task in loaded["tasks"].items() if task.get_config("unsafe_code")]
+    if unsafe and not allow_code:
+        raise UserError(f"{', '.join(unsafe)} runs programs that the model writes: say --allow_code to let it.")
 
 
-def _in_chat_form(task: Task) -> bool:
-    return bool((task.get_config("metadata") or {}).get("chat"))
+def _evaluate(
+    language_model, loaded: TaskDict, in_chat_form: bool, limit: int | None, log_samples: bool, allow_code: bool
+) -> Evaluation:
+    from lm_eval.evaluator import evaluate
 
-
-def _language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, progress: bool):
-    from lm_eval.models.huggingface import HFLM
-    from torch.distributed.tensor import DTensor
-
-    class InMemoryModel(HFLM):
-        """HFLM takes a model in memory for a single process; this one shares the questions out over the default
-        process group."""
-
-        def loglikelihood(self, requests, disable_tqdm=False):
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not progress)
-
-        def generate_until(self, requests, disable_tqdm=False):
-            return super().generate_until(requests, disable_tqdm=disable_tqdm or not progress)
-
-        def all_gather(self, tensor):
-            gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-            dist.all_gather(gathered, tensor)
-            return torch.stack(gathered)
-
-        def barrier(self):
-            if self.world_size > 1:
-                dist.barrier()
-
-    language_model = InMemoryModel(
-        pretrained=model,
-        tokenizer=copy.deepcopy(tokenizer),  # HFLM may give it a pad token
-        batch_size=batch_size,
-        # Grouping questions by context saves work, but then processes differ in their number of forward passes, at
-        # which sharded parameters are gathered by all.
-        logits_cache=not any(isinstance(parameter, DTensor) for parameter in model.parameters()),
+    # simple_evaluate would reseed every generator and ask git, pip and nvidia-smi about this machine.
+    found = evaluate(
+        lm=language_model,
+        task_dict=loaded,
+        limit=limit,
+        bootstrap_iters=1000,  # 0 would leave out the standard error of means too, which has a formula
+        log_samples=log_samples,
+        apply_chat_template=in_chat_form,
+        confirm_run_unsafe_code=allow_code,
     )
-    if dist.is_available() and dist.is_initialized():
-        language_model._rank, language_model._world_size = dist.get_rank(), dist.get_world_size()
-    return language_model
+    if found is None:  # the first process has it
+        return Evaluation(samples={} if log_samples else None)
+    results: dict[str, dict[str, Any]] = found["results"]
+    names = sorted(results, key=lambda name: name not in loaded["groups"])  # groups before their tasks
+    scores = {name: score for name in names if (score := _scores(results[name]))}
+    return Evaluation(
+        scores=scores,
+        versions={name: version for name, version in found["versions"].items() if version != "N/A"},
+        num_fewshot={name: shots for name, shots in found["n-shot"].items() if isinstance(shots, int)},
+        left_out={name: raw["missing_tasks"] for name, raw in results.items() if raw.get("missing_tasks")},
+        samples=found.get("samples", {}) if log_samples else None,
+    )
 
 
 def _scores(raw: dict[str, Any]) -> dict[str, float]:
@@ -189,7 +218,7 @@ def _in_one_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences lm-eval's log and its progress bars, some of which cannot be turned off otherwise."""
     logger = logging.getLogger("lm_eval")
     level = logger.level

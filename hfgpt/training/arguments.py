@@ -82,17 +82,27 @@ class StageArguments(TrainingArguments):
     sample_max_new_tokens: int = _option(32, "Tokens of one sample.")
     eval_tasks: list[str] = _option([], "lm-eval tasks scored before the first and after the last step.")
     eval_tasks_limit: int | None = _option(None, "Examples of each of these tasks; null is all.")
+    eval_tasks_steps: int = _option(0, "Steps between two scorings in between; 0 for none.")
+    eval_tasks_tokens: list[int] = _option([], "Score at the first step that reaches each of these token counts too.")
+    eval_tasks_batch_size: int = _option(32, "Questions in one forward pass of these tasks.")
+    core_bundle: str | None = _option(None, "Task core: its questions, a folder or zip; null downloads them.")
+    bpb_text: list[str] = _option([], "Task bpb: files of text whose bits per byte are measured.")
     log_histograms: bool = _option(False, "Histograms of weights and gradients at every logging step, to report_to.")
 
     compiles_on_gpu: ClassVar[bool] = False  # TRL's batches change their shape from step to step
 
     def __post_init__(self):
-        for key in ("num_train_epochs", "rate_scale"):
+        for key in ("num_train_epochs", "rate_scale", "eval_tasks_limit"):
             if (value := getattr(self, key)) is not None and value <= 0:
                 raise ValueError(f"{key} must be above zero, not {value}")
-        for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"):
+        sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "eval_tasks_batch_size")
+        for key in (*sizes, "logging_steps"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key} must be above zero, not {getattr(self, key)}")
+        if self.eval_tasks_steps < 0:
+            raise ValueError(f"eval_tasks_steps must be 0 or more, not {self.eval_tasks_steps}")
+        if min(self.eval_tasks_tokens, default=1) <= 0:
+            raise ValueError(f"eval_tasks_tokens must be above zero, not {min(self.eval_tasks_tokens)}")
         if not 0 <= self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio must lie between 0 and 1, not {self.decay_ratio}")
         for key, way_out in REFUSED_KEYS.items():

@@ -14,6 +14,7 @@ from hfgpt.data.tokenizer import train_tokenizer
 from hfgpt.errors import UserError
 from hfgpt.evals import harness
 from hfgpt.evals.harness import evaluate_tasks
+from hfgpt.evals.language_model import CPU_TOKENS, MOST_ROWS
 from hfgpt.model import GPTConfig, GPTForCausalLM
 
 WORLD = {"tinyworld_people": 12, "seed": 3}
@@ -130,6 +131,18 @@ def test_nothing_changes_for_the_run_around_it(model, tokenizer, capfd):
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     assert capfd.readouterr() == ("", "")
+
+
+def test_as_many_questions_at_a_time_as_fit_are_asked_where_no_number_is_given(model, tokenizer):
+    shapes = []
+    handle = model.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape))
+    world = {"tinyworld_people": 60, "seed": 3}
+    scores = evaluate_tasks(model, tokenizer, ["tinyworld_facts"], metadata=world, batch_size=None)
+    handle.remove()
+    assert sum(rows for rows, _ in shapes) >= 2000
+    assert all(rows * length <= CPU_TOKENS and rows <= MOST_ROWS for rows, length in shapes)
+    assert all(rows == min(CPU_TOKENS // (length + 1), MOST_ROWS) for rows, length in shapes[:-1])
+    assert scores == evaluate_tasks(model, tokenizer, ["tinyworld_facts"], metadata=world, batch_size=16)
 
 
 def test_limit_counts_questions_of_each_task(model, tokenizer):

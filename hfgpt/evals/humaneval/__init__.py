@@ -1,0 +1,1 @@
+"""HumanEval: the harness's task, with the programs run in a sandbox."""
