@@ -10,7 +10,6 @@ Writes benchmarks/ablations.md and .json.
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 from learning import CONTEXT, HFGPT, WORKS, run, write_recipe
@@ -90,7 +89,8 @@ def report(losses: Losses, arguments: argparse.Namespace) -> str:
     spread = max(statistics.stdev(values) for values in losses[BASE].values())
     return f"""# Ablations
 
-`python {" ".join(sys.argv)}`
+`python benchmarks/ablations.py --text DIR --depths {" ".join(map(str, depths))} --seeds \
+{" ".join(map(str, arguments.seeds))} --steps {arguments.steps}`
 
 Bits per byte on held-out pieces, mean of {len(arguments.seeds)} seeds, after the FLOPs of {arguments.steps} steps of
 {WORKS["a"].rows * CONTEXT:,} tokens; below the first row the change, more is worse. The seeds of the first row differ

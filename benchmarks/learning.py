@@ -183,7 +183,8 @@ def main() -> None:
         options = ["--learning_rate", work.gpt2_learning_rate]
         figures["GPT-2, AdamW"] = train_rival("gpt2", prepared, work, seed, options)
     statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
-    text = report(arguments.work, figures, statistics_of_text, "python " + " ".join(sys.argv))
+    command = f"python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {arguments.work}"
+    text = report(arguments.work, figures, statistics_of_text, command)
     print(text)
     if not arguments.tune:
         path = HERE / f"learning_{arguments.work}.md"

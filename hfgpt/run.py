@@ -54,10 +54,12 @@ def main(argv: list[str]) -> int | None:
 
 def _report(folder: Path) -> None:
     from hfgpt.report.abilities import abilities_of, abilities_table, write_abilities
+    from hfgpt.report.command import report
 
     if abilities_of(folder)[1]:
         print(abilities_table(folder))
         print(f"abilities in {write_abilities(folder)}")
+    report(folder)
 
 
 def _own_flags(argv: list[str]) -> tuple[RunFlags, list[str]]:

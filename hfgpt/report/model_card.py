@@ -1,0 +1,108 @@
+"""The model card of each stage: README.md with the Hub's metadata, scores in its model-index form, how to use it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfgpt.report.document import plain
+from hfgpt.report.summary import samples_before_and_after
+from hfgpt.report.tables import markdown_table, short_number, short_time
+from hfgpt.report.timeline import StageHistory, Timeline
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+MADE_HERE = "<!-- written by hfgpt report; remove this line to keep the card as it is -->"
+MADE_BY_TRL = "generated_from_trainer"
+CHAT_STAGES = ("midtrain", "sft", "dpo", "grpo")
+
+
+def write_model_cards(timeline: Timeline) -> list[Path]:
+    """Write README.md into every complete stage; one that a person has written or taken over is left alone."""
+    written = []
+    for stage in timeline.stages:
+        path = stage.folder / "README.md"
+        if stage.final is None or (path.is_file() and not _is_ours(path)):
+            continue
+        path.write_text(model_card(timeline, stage), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _is_ours(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return MADE_HERE in text or MADE_BY_TRL in text
+
+
+def model_card(timeline: Timeline, stage: StageHistory) -> str:
+    """The card of one complete stage. The licence is left for its owner to say: it depends on the data."""
+    from huggingface_hub import ModelCardData
+
+    name = f"{timeline.name}-{stage.name}"
+    results = eval_results(stage)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["hfgpt", stage.name, *(["conversational"] if stage.name in CHAT_STAGES else [])],
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    final = stage.final or {}
+    trained = (
+        f"{short_number(final['parameters'])} parameters; {stage.name} on {short_number(final['tokens'])} tokens in "
+        f"{short_time(final['seconds'])}, {short_number(stage.end)} tokens in all stages together."
+    )
+    parts = [f"---\n{data.to_yaml()}\n---\n\n{MADE_HERE}", f"# {plain(name)}", trained, _how_to_use(stage)]
+    if results:
+        rows = [[r.dataset_name, r.metric_name or r.metric_type, f"{r.metric_value:.4f}"] for r in results]
+        parts += ["## Scores", markdown_table(["task", "metric", "value"], rows, 2)]
+    if samples := samples_before_and_after(stage.folder):
+        said = [[plain(prompt), plain(before or "-"), plain(after)] for prompt, before, after in samples]
+        header = ["prompt", f"before {stage.name}", f"after {stage.name}"]
+        parts += ["## What it said", markdown_table(header, said, len(header))]
+    return "\n\n".join(parts) + "\n"
+
+
+def eval_results(stage: StageHistory) -> list["EvalResult"]:
+    """What was measured at the stage's last scored step, as the Hub's model-index says it."""
+    from huggingface_hub import EvalResult
+
+    if not stage.scores:
+        return []
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=round(value, 6),
+        )
+        for task, metrics in stage.scores[max(stage.scores)].items()
+        for metric, value in metrics.items()
+        if not metric.endswith("stderr")
+    ]
+
+
+def _how_to_use(stage: StageHistory) -> str:
+    """A snippet that loads the folder and continues a text, or answers a message."""
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'folder = "."  # or the repo on the Hub',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+    ]
+    if stage.name in CHAT_STAGES:
+        lines += [
+            'messages = [{"role": "user", "content": "Who are you?"}]',
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+        ]
+    else:
+        lines.append('inputs = tokenizer("Once upon a time", return_tensors="pt")')
+    lines += [
+        'answer = model.generate(input_ids=inputs["input_ids"], max_new_tokens=40)',
+        "print(tokenizer.decode(answer[0]))",
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
