@@ -55,9 +55,10 @@ def alone(parameters: list[torch.Tensor]) -> list[torch.Tensor]:
     adamw = torch.optim.AdamW(others, lr=0.1, betas=(0.9, 0.95), weight_decay=0.1)
     for step in range(STEPS):
         gradients = random_tensors(seed=1 + step)
+        momentum = 0.85 + 0.1 * step / 300
         for i, (matrix, gradient) in enumerate(zip(matrices, gradients[:count], strict=True)):
-            momenta[i] = momenta.get(i, torch.zeros_like(matrix)).lerp(gradient, 0.05)
-            update = orthogonalize(gradient.lerp(momenta[i], 0.95)[None])[0]
+            momenta[i] = momenta.get(i, torch.zeros_like(matrix)).lerp(gradient, 1 - momentum)
+            update = orthogonalize(gradient.lerp(momenta[i], momentum)[None])[0]
             matrix.mul_(1 - 0.1 * 0.1).sub_(0.1 * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5 * update)
         for parameter, gradient in zip(others, gradients[count:], strict=True):
             parameter.grad = gradient
