@@ -13,7 +13,7 @@ from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
-from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, start_model, train
+from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, start_model, train, write_plan
 from hfgpt.training.budget import count_parameters, flops_per_token
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.chat_arguments import ChatSourceArguments
@@ -77,6 +77,8 @@ def begin(
 ) -> None:
     """Make the stage's folder and give the trainer its record, samples and evaluations."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    tokens_per_step = tokens_per_row * rows_per_step(args)
+    flops = flops_per_token(model.config.to_dict(), recipe.data.max_length)
     if args.process_index == 0:
         start_stage(
             folders.stage,
@@ -91,12 +93,20 @@ def begin(
                 **rates,
             },
         )
+        write_plan(
+            args,
+            folders,
+            by="max_steps" if args.max_steps > 0 else "num_train_epochs",
+            steps=steps_of(args, num_rows),
+            tokens_per_step=tokens_per_step,
+            flops_per_token=flops,
+        )
     record = make_record(
         args,
         folders,
         say,
-        tokens_per_step=tokens_per_row * rows_per_step(args),
-        flops_per_token=flops_per_token(model.config.to_dict(), recipe.data.max_length),
+        tokens_per_step=tokens_per_step,
+        flops_per_token=flops,
         rows_per_epoch=num_rows,
         rows_per_step=rows_per_step(args),
     )

@@ -82,7 +82,7 @@ _command(
     app,
     "run",
     "hfgpt.run:main",
-    "Every stage of a recipe, in order, with a table of abilities: hfgpt run recipes/tiny.yaml --from sft",
+    "Every stage of a recipe, in order, then its report card: hfgpt run recipes/tiny.yaml --from sft",
 )
 _command(
     app,

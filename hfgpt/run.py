@@ -1,5 +1,5 @@
-"""`hfgpt run RECIPE`: every stage that a recipe names, in order, each as a process of its own; what is complete is
-passed over."""
+"""`hfgpt run RECIPE`: every stage that a recipe names, in order, each as a process of its own, then the report card;
+what is complete is passed over."""
 
 import subprocess
 import sys
@@ -9,6 +9,8 @@ from pathlib import Path
 from hfgpt.errors import UserError
 from hfgpt.recipe import SHARED_SECTIONS, STAGES, Recipe, RunArguments, load_recipe, split_flags
 from hfgpt.workspace import workspace
+
+LEAKAGE_TOKENS = 20_000_000  # read in about a minute on one core; more is left to who asks for it
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -48,18 +50,43 @@ def main(argv: list[str]) -> int | None:
             print(message, file=sys.stderr, flush=True)
             return code if code > 0 else 1
         has_run = True
-    _report(recipe.folder)
+    _report(recipe.folder, has_run)
     return None
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, has_run: bool) -> None:
+    """Abilities, leakage and the report card; a figure that cannot be had fails no run."""
+    from hfgpt.evals.leakage import LEAKAGE_FILE
     from hfgpt.report.abilities import abilities_of, abilities_table, write_abilities
     from hfgpt.report.command import report
 
     if abilities_of(folder)[1]:
         print(abilities_table(folder))
         print(f"abilities in {write_abilities(folder)}")
-    report(folder)
+    if has_run or not (folder / "report" / LEAKAGE_FILE).is_file():
+        print(_leakage(folder), flush=True)
+    try:
+        report(folder)
+    except UserError as error:  # every stage has an output_dir elsewhere
+        print(f"no report card: {error}", flush=True)
+
+
+def _leakage(folder: Path) -> str:
+    """Measure the overlap of the training data with the evaluations where that is quick; what came of it in words."""
+    from hfgpt.evals.leakage import measure_leakage, write_leakage
+    from hfgpt.evals.training_text import tokens_to_read
+    from hfgpt.report.tables import short_number
+
+    tokens = tokens_to_read(folder)
+    if tokens > LEAKAGE_TOKENS:
+        return f"leakage not measured: {short_number(tokens)} tokens to read; hfgpt leakage {folder} does it"
+    try:
+        measured = measure_leakage(folder)
+    except UserError as error:
+        return f"leakage not measured: {error}"
+    found = sum(task["overlapping"] for task in measured["tasks"].values())
+    asked = sum(task["questions"] for task in measured["tasks"].values())
+    return f"leakage in {write_leakage(folder, measured)}: {found:,} of {asked:,} questions overlap the training data"
 
 
 def _own_flags(argv: list[str]) -> tuple[RunFlags, list[str]]:

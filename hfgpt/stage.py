@@ -1,5 +1,6 @@
 """What all five stages do around their trainer: where they start, the record, the callbacks, resuming, saving."""
 
+import json
 from collections.abc import Callable
 
 import torch
@@ -15,10 +16,11 @@ from hfgpt.recipe import Recipe
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
 from hfgpt.training.checkpoints import checkpoint_step, checkpoint_to_resume, named_checkpoint
+from hfgpt.training.environment import ENVIRONMENT_FILE, environment
 from hfgpt.training.hardware import dense_peak_flops, prepare_cpu
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.record import RunRecord, keep_records
-from hfgpt.workspace import FINAL_METRICS, Workspace, stage_before
+from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, stage_before
 
 Say = Callable[[str], None]
 
@@ -69,6 +71,17 @@ def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     model.generation_config = GenerationConfig(
         bos_token_id=bos, eos_token_id=end if is_chat else [bos, end], pad_token_id=pad
     )
+
+
+def write_plan(
+    args: StageArguments, folders: Workspace, *, by: str, steps: int, tokens_per_step: float, flops_per_token: float
+) -> None:
+    """Leave plan.json, the length that the stage sets out for and the key `by` which it was decided, and
+    environment.json. Tokens and FLOPs are null where nobody can know `tokens_per_step`, given as 0, before."""
+    tokens = round(steps * tokens_per_step) or None
+    plan = {"by": by, "steps": steps, "tokens": tokens, "flops": tokens and tokens * flops_per_token}
+    for name, content in ((PLAN_FILE, plan), (ENVIRONMENT_FILE, environment(args.world_size))):
+        (folders.stage / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def make_record(

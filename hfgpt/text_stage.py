@@ -17,7 +17,7 @@ from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
-from hfgpt.stage import Say, add_callbacks, make_record, train
+from hfgpt.stage import Say, add_callbacks, make_record, train, write_plan
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.plan import Plan, make_plan
@@ -93,6 +93,14 @@ def train_on_rows(
                 "architecture": architecture_keys(model.config),
                 **rates,
             },
+        )
+        write_plan(
+            args,
+            folders,
+            by=plan.length.by,
+            steps=plan.max_steps,
+            tokens_per_step=plan.batch.tokens_per_step,
+            flops_per_token=plan.flops_per_token,
         )
     say(speed_up(model, args, recipe.model.attn_implementation))
     train_rows = rows_of(plan.max_steps * plan.batch.rows_per_step)

@@ -13,10 +13,11 @@ from hfgpt.recipe import STAGES, Recipe
 FINAL_METRICS = "final_metrics.json"
 RECIPE_FILE = "recipe.yaml"
 IDENTITY_FILE = "identity.json"  # what must stay the same for a run to go on
+PLAN_FILE = "plan.json"  # the length that a stage set out for
 # What --overwrite removes: by exact names, since output_dir may be a folder with other things in it.
 LEFT_BY_A_RUN = (
     *("checkpoint-[0-9]*", "checkpoint-being-written", "metrics.jsonl", "samples.jsonl", "evals.jsonl"),
-    *(FINAL_METRICS, IDENTITY_FILE, "loss.png"),
+    *(FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, "environment.json", "loss.png"),
 )
 
 

@@ -64,7 +64,7 @@ def test_a_documented_command_works(command, tmp_path, tiny_run):
         if words in command:
             pytest.skip(f"needs {need}")
     words = shlex.split(command)
-    if words[1] in ("chat", "space", "compare", "leakage", "eval"):
+    if words[1] in ("chat", "space", "compare", "leakage", "eval", "report"):
         return try_on(tiny_run[0], command, tmp_path)
     if "my_texts/" in words:
         texts = tmp_path / "my_texts"

@@ -1,10 +1,14 @@
 """`hfgpt run`: the stages of a recipe in order, in real processes; what is complete is passed over, a failure says how
 to go on."""
 
+import json
+import platform
+
 import pytest
 from commands import run, sentence_of_failure, succeed
+from run_folders import falling_records, write_stage
 
-from hfgpt.run import _flags_for
+from hfgpt.run import _flags_for, _leakage
 
 SMALL = """\
 model: {depth: 2, hidden_size: 64}
@@ -36,6 +40,12 @@ def test_stages_run_in_order_and_a_failure_says_how_to_go_on(recipe, tmp_path):
     assert "pretrain: complete" in done.stdout and "passed over" in done.stdout
     assert "| answers a sum" in done.stdout and "| sft" in done.stdout.replace(" ", "").replace("|sft", "| sft")
     assert (tmp_path / "runs" / "small" / "report" / "abilities.md").is_file()
+    assert "leakage in" in done.stdout and "of 121 questions overlap" in done.stdout
+    assert "## Leakage" in (tmp_path / "runs" / "small" / "report" / "report.md").read_text()
+    plan = json.loads((tmp_path / "runs" / "small" / "sft" / "plan.json").read_text())
+    assert (plan["by"], plan["steps"]) == ("max_steps", 2) and plan["tokens"] > 0 and plan["flops"] > plan["tokens"]
+    noted = json.loads((tmp_path / "runs" / "small" / "pretrain" / "environment.json").read_text())
+    assert noted["torch"] and noted["processes"] == "1" and platform.node() not in noted.values()
     assert "warmup_steps: 1" in (tmp_path / "runs" / "small" / "sft" / "recipe.yaml").read_text()
 
     stale = run("hfgpt", "run", recipe, *where, "--until", "pretrain", "--overwrite")
@@ -68,3 +78,9 @@ def test_a_shared_flag_reaches_every_stage_as_the_key_of_its_section():
     shared = ["tiny", "--data.data_path", "a.txt", "--overwrite"]
     assert _flags_for("dpo", words) == [*shared, "--data.max_length", "64"]
     assert _flags_for("sft", words) == [*shared, "--sft.max_steps", "3", "--data.max_length", "64"]
+
+
+def test_leakage_in_much_data_is_left_to_who_asks_for_it(tmp_path):
+    stage = write_stage(tmp_path / "large" / "pretrain", falling_records([10**9, 3 * 10**9], [1.5, 1.0]))
+    (stage / "identity.json").write_text('{"rows": "0123456789abcdef"}')
+    assert _leakage(tmp_path / "large").startswith("leakage not measured: 3B tokens to read; hfgpt leakage ")

@@ -46,12 +46,34 @@ def training_batches(run_folder: Path, stage: str) -> Iterator[Batch]:
     if stage == "pretrain" and recipe.data.streaming:
         return _streamed(recipe, run_folder / stage)
     if stage in ("pretrain", "midtrain"):
-        prepared = recipe.data.prepared if stage == "pretrain" else None
-        folders = [prepared_folder(recipe.data)] if prepared else [run_folder / "data" / name for name in _listed(key)]
+        folders = _prepared_folders(run_folder, stage, recipe)
         return (batch for folder in folders for batch in _id_batches(_packed_rows(folder, stage)))
     if stage == "sft":
         return _id_batches(_conversations(run_folder / "data" / key))
     return _batches(_rendered(recipe, run_folder / stage, stage, key))
+
+
+def tokens_to_read(run_folder: Path) -> int:
+    """Tokens of all that the complete stages had to train on, as far as prepared rows tell without being read; of
+    streams, pairs and prompts, those that were seen."""
+    return sum(_tokens_of(run_folder, stage) for stage in complete_stages(run_folder))
+
+
+def _prepared_folders(run_folder: Path, stage: str, recipe: Recipe) -> list[Path]:
+    """Where the rows lie that the stage named; some of them were prepared elsewhere."""
+    if stage == "pretrain" and recipe.data.prepared:
+        return [prepared_folder(recipe.data)]
+    key = json.loads((run_folder / stage / IDENTITY_FILE).read_text(encoding="utf-8"))["rows"]
+    return [run_folder / "data" / name for name in _listed(key)]
+
+
+def _tokens_of(run_folder: Path, stage: str) -> int:
+    prepared = [
+        open_prepared(folder) for folder in _prepared_folders(run_folder, stage, recipe_as_run(run_folder, stage))
+    ]
+    known = [rows.statistics["train"]["tokens"] for rows in prepared if rows and "train" in rows.statistics]
+    seen = max((record.get("tokens", 0) for record in read_records(run_folder / stage / METRICS_FILE)), default=0)
+    return max(sum(known), seen)
 
 
 class Decoder:

@@ -16,7 +16,7 @@ MEANINGS = {
     ("tinyworld_sums", "acc"): "knows a sum (1 of 10)",
     ("tinyworld_chat", "form"): "answers in the form of a chat, and ends",
     ("tinyworld_answers", "exact_match"): "answers a question about a fact, new wording",
-    ("tinyworld_answers_new_people", "exact_match"): "the same, about people of no conversation",
+    ("tinyworld_answers_new_people", "exact_match"): "answers about people met in documents alone",
     ("tinyworld_chat_sums", "exact_match"): "answers a sum",
     ("tinyworld_answers", "preferred"): "gives the preferred kind of answer",
     ("pass_at_k", "pass@1"): "pass@1 on sums, sampled",

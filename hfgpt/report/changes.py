@@ -11,7 +11,8 @@ SURE = 2.0  # standard errors of a difference; noise alone goes beyond them in 4
 RULE = (
     "What each stage changed, ± the standard error of the change. A change is called learned or forgotten where it is "
     f"more than {SURE:g} of them; without a word it is within noise. The error is that of two independent scores "
-    "(unpaired), though the same questions are asked both times: it errs on the side of noise. Of twenty scores that "
+    "(unpaired), though the same questions are asked both times: it errs on the side of noise. A score of exactly "
+    "0 or 1 has no error of its own and is given that of the other. Of twenty scores that "
     "did not change about one would be called so all the same."
 )
 

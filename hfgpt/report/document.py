@@ -14,23 +14,26 @@ from hfgpt.report.tables import Table, markdown_table
 # Nothing from outside, and no script at all, whatever might slip into the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
-:root { color-scheme: light dark; --line: #d8dde3; --soft: #f5f7f9; --text: #1d2630; --faint: #5c6875; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.2rem; color: var(--text); background: #fff;
+:root { color-scheme: light dark; --page: #fff; --line: #d8dde3; --soft: #f5f7f9; --text: #1d2630; --faint: #5c6875; }
+body { margin: 0 auto; max-width: 70rem; padding: 1.2rem; color: var(--text); background: var(--page);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.4rem; font-size: 1.25rem; }
-p { color: var(--faint); } img { width: 100%; height: auto; background: #fff; border-radius: 6px; }
+p { color: var(--faint); max-width: 46rem; } img { display: block; width: 100%; max-width: 46rem; height: auto;
+  background: #fff; border-radius: 6px; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 100%; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { background: var(--soft); white-space: nowrap; } td { overflow-wrap: normal; }
-.words td:last-child { overflow-wrap: anywhere; min-width: 12rem; } .figures td:first-child { min-width: 7rem; }
+.words td:last-child { overflow-wrap: anywhere; min-width: 12rem; } .figures tr > :first-child { min-width: 6.5rem;
+  position: sticky; left: 0; }
+.figures td:first-child { background: var(--page); }
 .figures td:not(:first-child) { white-space: nowrap; }
 .figures th:not(:first-child), .figures td:not(:first-child) { text-align: right;
   font-variant-numeric: tabular-nums; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; font-size: .85rem; overflow-wrap: normal; }
 @media (max-width: 600px) { body { padding: .8rem; } table { font-size: .8rem; } }
 @media (prefers-color-scheme: dark) {
-  :root { --line: #39434e; --soft: #1d252d; --text: #e4e9ee; --faint: #a3afba; } body { background: #12181e; } }
+  :root { --page: #12181e; --line: #39434e; --soft: #1d252d; --text: #e4e9ee; --faint: #a3afba; } }
 """
 
 

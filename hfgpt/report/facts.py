@@ -2,26 +2,27 @@
 machine. A figure that is not known is a dash, never a guess."""
 
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hfgpt.cores import available_cores
 from hfgpt.report.document import Words
 from hfgpt.report.tables import Table, short_number, short_time
 from hfgpt.report.timeline import StageHistory, Timeline
-from hfgpt.training.budget import flops_per_token, scaling_parameters
+from hfgpt.training.environment import environment
 
 LENGTHS = ("max_steps", "target_flops", "target_param_data_ratio", "num_train_epochs")  # the first that is set holds
-PACKAGES = ("hfgpt", "torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval")
+LENGTH_ROWS = (
+    *("asked for", "planned steps", "planned tokens", "planned FLOPs", "steps", "epochs", "tokens", "FLOPs", "time"),
+    *("tokens/s", "MFU", "dollars"),
+)
 LEAKAGE_FILE = "leakage.json"
 UNKNOWN = "-"
 
 
 def length_table(timeline: Timeline, price: float | None, num_gpus: int) -> Table:
-    """A row a stage, and their sum: the length asked for, and the steps, tokens, FLOPs, time, speed and dollars."""
-    rows, sums = [], {"tokens": 0, "flops": 0.0, "seconds": 0.0}
+    """A column a stage, and their sum: the length asked for and planned, then what came of it: steps, tokens, FLOPs,
+    time, speed and dollars."""
+    columns, sums = [list(LENGTH_ROWS)], {"tokens": 0, "flops": 0.0, "seconds": 0.0}
     for stage in timeline.stages:
         seconds, flops = stage.last("seconds") or 0.0, stage.last("flops") or 0.0
         sums = {
@@ -30,11 +31,10 @@ def length_table(timeline: Timeline, price: float | None, num_gpus: int) -> Tabl
             "seconds": sums["seconds"] + seconds,
         }
         epochs, mfu = stage.last("epoch"), _mean_mfu(stage)
-        rows.append(
+        columns.append(
             [
-                stage.name,
                 length_asked_for(stage),
-                planned_tokens(stage),
+                *_planned(stage),
                 f"{stage.steps:,}" + ("" if stage.final else " so far"),
                 UNKNOWN if epochs is None else f"{epochs:.2f}",
                 *_amounts(stage.tokens, flops, seconds),
@@ -44,9 +44,9 @@ def length_table(timeline: Timeline, price: float | None, num_gpus: int) -> Tabl
             ]
         )
     total = _amounts(sums["tokens"], sums["flops"], sums["seconds"])
-    rows.append(["together", "", "", "", "", *total, "", "", _dollars(sums["seconds"], price, num_gpus)])
-    header = ["stage", "asked for", "planned tokens", "steps", "epochs", "tokens", "FLOPs", "time", "tokens/s", "MFU"]
-    return Table("", [*header, "dollars"], rows)
+    columns.append(["", "", "", "", "", "", *total, "", "", _dollars(sums["seconds"], price, num_gpus)])
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return Table("", ["", *(stage.name for stage in timeline.stages), "together"], rows)
 
 
 def _amounts(tokens: float, flops: float, seconds: float) -> list[str]:
@@ -64,24 +64,29 @@ def _mean_mfu(stage: StageHistory) -> float | None:
 
 
 def length_asked_for(stage: StageHistory) -> str:
-    """The key that decided the stage's length, with its value."""
+    """The key that decided the stage's length, with its value where the recipe has one."""
     section = stage.recipe.get(stage.name) or {}
     key = _deciding_key(section)
-    return f"{key} {section[key]:g}" if key else UNKNOWN
+    if key:
+        return f"{key} {section[key]:g}"
+    return f"{stage.plan['by']} (default)" if stage.plan else UNKNOWN
 
 
-def planned_tokens(stage: StageHistory) -> str:
-    """Tokens that the recipe asks for, where that follows from it before any data is read."""
-    section, architecture = stage.recipe.get(stage.name) or {}, stage.identity.get("architecture")
-    per_step, key = stage.identity.get("tokens_per_step"), _deciding_key(section)
-    if key == "max_steps" and per_step:
-        return short_number(section[key] * per_step)
-    if key == "target_flops" and architecture:
-        length = (stage.recipe.get("data") or {}).get("max_length", architecture["max_position_embeddings"])
-        return short_number(section[key] / flops_per_token(architecture, length))
-    if key == "target_param_data_ratio" and architecture:
-        return short_number(section[key] * scaling_parameters(architecture))
-    return UNKNOWN
+def _planned(stage: StageHistory) -> list[str]:
+    """Steps, tokens and FLOPs that the stage set out for; of a stage that left no plan, what its recipe tells."""
+    if stage.plan:
+        tokens, flops = stage.plan["tokens"], stage.plan["flops"]
+        return [
+            f"{stage.plan['steps']:,}",
+            UNKNOWN if tokens is None else short_number(tokens),
+            UNKNOWN if flops is None else f"{flops:.3g}",
+        ]
+    section = stage.recipe.get(stage.name) or {}
+    if _deciding_key(section) != "max_steps":
+        return [UNKNOWN, UNKNOWN, UNKNOWN]
+    per_step = stage.identity.get("tokens_per_step")
+    steps = int(section["max_steps"])
+    return [f"{steps:,}", short_number(steps * per_step) if per_step else UNKNOWN, UNKNOWN]
 
 
 def _deciding_key(section: dict[str, Any]) -> str | None:
@@ -159,21 +164,14 @@ def _first_score(metrics: dict[str, float]) -> str:
     return next((f"{name} {value:.1%}" for name, value in metrics.items() if not name.endswith("stderr")), UNKNOWN)
 
 
-def environment_table() -> Words:
-    """Python, packages, processor and accelerator, as they are while the report is written."""
-    rows = [["python", platform.python_version()], ["system", platform.platform(terse=True)]]
-    for package in PACKAGES:
-        try:
-            rows.append([package, version(package)])
-        except PackageNotFoundError:
-            continue
-    rows += [["cores", str(available_cores())], ["accelerator", _accelerator()]]
-    return Words(["what", "which"], rows)
-
-
-def _accelerator() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "none"
-    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+def environment_table(timeline: Timeline) -> Words:
+    """Python, packages, processor and accelerator, as each stage left them; where one left none, as they are now."""
+    columns = {stage.name: stage.environment for stage in timeline.stages if stage.environment}
+    if len(columns) < len(timeline.stages):
+        columns["this report"] = environment()
+    same = len({tuple(sorted(column.items())) for column in columns.values()}) == 1
+    if same:
+        columns = {"which" if "this report" not in columns else "this report": next(iter(columns.values()))}
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(column.get(name, UNKNOWN) for column in columns.values())] for name in names]
+    return Words(["what", *columns], rows)

@@ -89,7 +89,7 @@ def _how_to_use(stage: StageHistory) -> str:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'folder = "."  # or the repo on the Hub',
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
         "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
     ]
     if stage.name in CHAT_STAGES:

@@ -10,7 +10,7 @@ from hfgpt.report.changes import RULE, changes_table
 from hfgpt.report.document import Block, Code, Picture, Section, Text, Words, as_html, as_markdown
 from hfgpt.report.facts import data_table, environment_table, leakage_table, length_table
 from hfgpt.report.tables import Table, short_number
-from hfgpt.report.timeline import LEAST_SHARE, StageHistory, Timeline, open_timeline
+from hfgpt.report.timeline import StageHistory, Timeline, open_timeline
 from hfgpt.report.timeline_plots import plot_abilities, plot_losses
 
 REPORT_MD, REPORT_HTML = "report.md", "report.html"
@@ -44,7 +44,7 @@ def _sections(timeline: Timeline, folder: Path, price: float | None, num_gpus: i
         *_samples(timeline),
         *_data(timeline),
         _recipe(timeline),
-        Section("Environment of this report", [environment_table()]),
+        Section("Environment", [environment_table(timeline)]),
     ]
     return [section for section in sections if section.blocks]
 
@@ -66,8 +66,8 @@ def _losses(timeline: Timeline, folder: Path) -> Section:
     if picture is None:
         return Section("Loss")
     words = (
-        "Every stage has as much room as its tokens ask for, but at least "
-        f"{LEAST_SHARE:.0%} of the width. The losses of DPO and GRPO are no cross entropies and are left out."
+        "Stages of few tokens are drawn wider than their share, to be seen at all. The losses of DPO and GRPO are no "
+        "cross entropies and are left out."
     )
     return Section("Loss", [Picture(picture, f"losses of {timeline.name} over tokens"), Text(words)])
 

@@ -11,8 +11,9 @@ from hfgpt.errors import UserError
 from hfgpt.evals.scores import Scores, read_scores
 from hfgpt.recipe import STAGES, read_recipe_file
 from hfgpt.report.abilities import abilities_among
+from hfgpt.training.environment import ENVIRONMENT_FILE
 from hfgpt.training.record import METRICS_FILE, read_records
-from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE, RECIPE_FILE
+from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, RECIPE_FILE
 
 SAMPLES_FILE = "samples.jsonl"
 LEAST_SHARE = 0.12  # of a picture's width, that a stage has however few its tokens are
@@ -20,7 +21,8 @@ LEAST_SHARE = 0.12  # of a picture's width, that a stage has however few its tok
 
 @dataclass(frozen=True)
 class StageHistory:
-    """One stage: `start` tokens were seen in the stages before it, `final` is None while it is not complete."""
+    """One stage: `start` tokens were seen in the stages before it, `final` is None while it is not
+    complete, `plan` and `environment` are empty where a stage of an earlier version left none."""
 
     name: str
     folder: Path
@@ -31,6 +33,8 @@ class StageHistory:
     recipe: dict[str, Any]
     identity: dict[str, Any]
     final: dict[str, Any] | None
+    plan: dict[str, Any]
+    environment: dict[str, str]
 
     @property
     def tokens(self) -> int:
@@ -135,15 +139,17 @@ def open_timeline(run_folder: Path) -> Timeline:
 
 
 def _open_stage(name: str, folder: Path, start: int) -> StageHistory:
-    identity, final = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        for path in (folder / IDENTITY_FILE, folder / FINAL_METRICS)
+    identity, final, plan, environment = (
+        json.loads(path.read_text(encoding="utf-8")) if (path := folder / file).is_file() else None
+        for file in (IDENTITY_FILE, FINAL_METRICS, PLAN_FILE, ENVIRONMENT_FILE)
     )
     recipe = read_recipe_file(folder / RECIPE_FILE)[0] if (folder / RECIPE_FILE).is_file() else {}
     records = _one_a_step(read_records(folder / METRICS_FILE))
     scores = dict(sorted(read_scores(folder).items()))
     samples = list({(s["step"], s["prompt"]): s for s in read_records(folder / SAMPLES_FILE)}.values())
-    return StageHistory(name, folder, start, records, scores, samples, recipe, identity or {}, final)
+    return StageHistory(
+        name, folder, start, records, scores, samples, recipe, identity or {}, final, plan or {}, environment or {}
+    )
 
 
 def _one_a_step(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

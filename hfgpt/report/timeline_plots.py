@@ -11,8 +11,8 @@ from hfgpt.report.timeline import Curve, Timeline
 
 # DPO's and GRPO's losses are of another kind: no cross entropy, and no curve beside one.
 CROSS_ENTROPY = ("pretrain", "midtrain", "sft")
-WIDTH, PANEL_HEIGHT = 7.0, 2.5  # inches: words stay legible on a phone, 390 pixels wide
-ABILITY_HEIGHT = 1.75
+WIDTH, PANEL_HEIGHT = 5.4, 2.2  # inches: few, so that words stay legible on a phone, 390 pixels wide
+ABILITY_HEIGHT = 1.6
 TOKENS_LABEL = "tokens, all stages together"
 
 
@@ -78,8 +78,9 @@ def plot_abilities(timeline: Timeline, path: Path) -> Path | None:
     place = timeline.positions()
     for number, (axis, (name, curves)) in enumerate(zip(axes.flat, abilities.items(), strict=False)):
         _draw_ability(axis, curves, place)
-        axis.set_title(_in_lines(name), loc="left", fontsize=9, pad=13 if number < 2 else 4)
-        _mark_stages(axis, timeline, place, with_names=number < 2, with_tokens=number // 2 == rows - 1)
+        axis.set_title(_in_lines(name), loc="left", fontsize=9, pad=31 if number < 2 else 4)
+        _mark_stages(axis, timeline, place, with_names=number < 2, with_tokens=number // 2 == rows - 1,
+                     is_narrow=True)  # fmt: skip
         calm(axis)
     for axis in axes.flat[len(abilities) :]:
         axis.set_visible(False)
@@ -104,7 +105,13 @@ def _draw_ability(axis: Any, curves: list[Curve], place: Callable[[float], float
 
 
 def _mark_stages(
-    axis: Any, timeline: Timeline, place: Callable[[float], float], *, with_names: bool, with_tokens: bool
+    axis: Any,
+    timeline: Timeline,
+    place: Callable[[float], float],
+    *,
+    with_names: bool,
+    with_tokens: bool,
+    is_narrow: bool = False,
 ):
     """Every second stage shaded, a tick at each boundary, and the names above where asked for."""
     ends = [place(stage.end) for stage in timeline.stages]
@@ -112,11 +119,12 @@ def _mark_stages(
         if number % 2:
             axis.axvspan(left, right, color="0.94", zorder=0, linewidth=0)
         if with_names:
-            axis.text((left + right) / 2, 1.02, stage.name, transform=axis.get_xaxis_transform(), ha="center",
-                      fontsize=7.5, color="0.35")  # fmt: skip
+            axis.text((left + right) / 2, 1.02, stage.name, transform=axis.get_xaxis_transform(),
+                      ha="left" if is_narrow else "center", rotation=40 if is_narrow else 0,
+                      rotation_mode="anchor", fontsize=8, color="0.35")  # fmt: skip
     axis.set_xlim(0, 1.005)
     axis.set_xticks(
-        [0, *ends], ["0", *(short_number(stage.end) for stage in timeline.stages)], fontsize=7.5, rotation=30
+        [0, *ends], ["0", *(short_number(stage.end) for stage in timeline.stages)], fontsize=8, rotation=40
     )
     axis.tick_params(axis="x", labelbottom=with_tokens)
     axis.tick_params(axis="y", labelsize=8.5)
@@ -124,7 +132,7 @@ def _mark_stages(
         axis.set_xlabel(TOKENS_LABEL, fontsize=9)
 
 
-def _in_lines(name: str, width: int = 44) -> str:
+def _in_lines(name: str, width: int = 30) -> str:
     """A long name broken at a space or a comma into lines of about `width` characters."""
     import textwrap
 

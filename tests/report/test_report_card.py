@@ -10,6 +10,7 @@ from commands import sentence_of_failure, succeed
 from huggingface_hub import ModelCard
 from run_folders import falling_records, write_stage
 
+from hfgpt.report.facts import LENGTH_ROWS
 from hfgpt.report.model_card import MADE_HERE, write_model_cards
 from hfgpt.report.report_card import write_report
 from hfgpt.report.timeline import open_timeline
@@ -45,10 +46,9 @@ def only_sft(tmp_path, is_complete=True):
 def test_a_run_of_sft_alone_has_its_figures_and_one_file_with_everything(tmp_path):
     page = write_report(only_sft(tmp_path), price=3.0, num_gpus=2)
     html, markdown = page.read_text(), page.with_name("report.md").read_text()
-    row = next(line for line in markdown.splitlines() if line.startswith("| sft"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
     # two hours of two accelerators at 3 dollars; 10 FLOPs a token
-    assert cells == ["sft", "max_steps 2", "-", "2", "-", "7.2k", "7.2e+04", "2 h", "1", "-", "$12.00"]
+    expected = ["max_steps 2", "2", "-", "-", "2", "-", "7.2k", "7.2e+04", "2 h", "1", "-", "$12.00"]
+    assert figures_of(markdown, "sft") == dict(zip(LENGTH_ROWS, expected, strict=True))
     assert "| skill acc" in markdown and "75.0% ± 5.0%" in markdown
     assert "max_steps: 2" in markdown and "max_steps: 9" not in markdown  # dpo never ran
     images = [attributes["src"] for tag, attributes in Page(html).tags if tag == "img"]
@@ -57,6 +57,28 @@ def test_a_run_of_sft_alone_has_its_figures_and_one_file_with_everything(tmp_pat
         page.with_name("timeline.png"),
         page.with_name("abilities.png"),
     }
+
+
+def figures_of(markdown, stage):
+    """What the first table says of a stage, by the names of its rows."""
+    table = markdown.split("what happened")[1].strip().split("\n\n")[0]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {row[0]: row[header.index(stage)] for row in rows}
+
+
+def test_a_plan_and_an_environment_that_the_stage_left_are_shown(tmp_path):
+    run = only_sft(tmp_path)
+    plan = {"by": "num_train_epochs", "steps": 3, "tokens": 10800, "flops": 108000}
+    (run / "sft" / "plan.json").write_text(json.dumps(plan))
+    (run / "sft" / "environment.json").write_text(json.dumps({"torch": "1.2.3", "processes": "4"}))
+    (run / "sft" / "recipe.yaml").write_text("sft: {beta: 1}\n")
+    markdown = write_report(run).with_name("report.md").read_text()
+    shown = figures_of(markdown, "sft")
+    assert [shown[name] for name in LENGTH_ROWS[:4]] == ["num_train_epochs (default)", "3", "10.8k", "1.08e+05"]
+    environment = markdown.split("## Environment")[1]
+    assert "1.2.3" in environment and "this report" not in environment
+    (run / "sft" / "environment.json").unlink()
+    assert "this report" in write_report(run).with_name("report.md").read_text().split("## Environment")[1]
 
 
 def test_what_a_model_says_is_text_and_nothing_else(tmp_path):
