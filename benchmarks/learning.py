@@ -5,7 +5,7 @@ batches and held-out bytes, in one run.
 
 Work a: depth 4, 200 steps of 8 rows of 256 tokens. Work b: depth 6, 4 million tokens. Full attention, heads of 64, a
 vocabulary of 4,096. Writes benchmarks/learning_<work>.md and .json; with --tune it judges by the pieces to tune by and
-writes nothing here.
+writes nothing here. A side that has finished is kept in the folder, so a stopped run goes on by the same command.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="Where everything is made.")
     parser.add_argument("--tune", action="store_true", help="Judge by the pieces to tune by.")
     parser.add_argument("--sides", nargs="+", default=["hfgpt", "nanochat", "gpt2"])
+    parser.add_argument("--gpt2_learning_rate", type=float, help="Instead of the work's own, to tune it.")
+    parser.add_argument("--steps", type=int, help="Instead of the work's own, to tune by.")
+    parser.add_argument("--shared", action="store_true", help="The machine does other work: leave out what is speed.")
     return parser.parse_args()
 
 
@@ -111,6 +115,13 @@ def train_rival(side: str, prepared: Path, work: Work, seed: int, options: list[
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+def kept(path: Path, train: Callable[[], list[Figures]]) -> list[Figures]:
+    """The figures of one side: those that an earlier run left in `path`, or those of training it now."""
+    if not path.exists():
+        path.write_text(json.dumps(train()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def run(command: list[Any]) -> str:
     """Standard output of a command that must succeed."""
     words = [str(word) for word in command]
@@ -121,40 +132,53 @@ def run(command: list[Any]) -> str:
     return done.stdout
 
 
-def report(work: str, figures: dict[str, list[Figures]], statistics_of_text: dict[str, Any], command: str) -> str:
-    """The table in Markdown: last figures of every side, and the seconds to the rival's last figure."""
-    lines = [
-        "| side | bits per byte | tokens/s | seconds | seconds to nanochat's last figure |",
-        "|---|---|---|---|---|",
-    ]
+def table(figures: dict[str, list[Figures]], of_speed: bool) -> str:
+    """Last figures of every side, and the part of nanochat's run after which it had reached nanochat's last figure:
+    of its seconds, or without speed of its tokens."""
+    unit = "seconds" if of_speed else "step"
+    speed = "tokens/s | seconds | " if of_speed else ""
+    lines = [f"| side | bits per byte | {speed}reaches nanochat's last figure |"]
+    lines.append("|---" * (5 if of_speed else 3) + "|")
     goal = figures["nanochat"][-1] if "nanochat" in figures else None
     for side, trail in figures.items():
         last = trail[-1]
-        reached = "-"
-        if goal:
-            there = next((f for f in trail if f["bits_per_byte"] <= goal["bits_per_byte"]), None)
-            reached = (
-                f"{there['seconds']:.0f} ({there['seconds'] / goal['seconds']:.2f} of its)" if there else "not reached"
-            )
-        cells = (side, f"{last['bits_per_byte']:.4f}", f"{last['tokens_per_second']:,.0f}", f"{last['seconds']:.0f}")
-        lines.append(f"| {' | '.join(cells)} | {reached} |")
+        cells = [side, f"{last['bits_per_byte']:.4f}"]
+        if of_speed:
+            cells += [f"{last['tokens_per_second']:,.0f}", f"{last['seconds']:.0f}"]
+        there = next((f for f in trail if goal and f["bits_per_byte"] <= goal["bits_per_byte"]), None)
+        if goal and there:
+            cells.append(f"{unit} {there[unit]:,.0f} ({there[unit] / goal[unit]:.2f} of its)")
+        else:
+            cells.append("never" if goal else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def report(
+    name: str, work: Work, figures: dict[str, list[Figures]], statistics_of_text: dict[str, Any], of_speed: bool
+) -> str:
+    """The whole record in Markdown."""
     ours = [trail[-1]["bits_per_byte"] for side, trail in figures.items() if side.startswith("hfgpt")]
     spread = f" (standard deviation {statistics.stdev(ours):.4f})" if len(ours) > 1 else ""
     mean = f"Mean of hfgpt's {len(ours)} seeds: {statistics.mean(ours):.4f} bits per byte{spread}." if ours else ""
     held_out = statistics_of_text["validation"]
-    setting = WORKS[work]
-    return f"""# Learning: work {work}
+    seconds = (
+        "Seconds are tokens over the median speed, without compilation and evaluations."
+        if of_speed
+        else "The machine did other work meanwhile, so there are no figures of speed."
+    )
+    return f"""# Learning: work {name}
 
-`{command}`
+`python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {name}{"" if of_speed else " --shared"}`
 
-Depth {setting.depth}, width {64 * setting.depth}, heads of 64, full attention, context {CONTEXT}, {setting.rows} rows
-a step, vocabulary {VOCABULARY:,}, {setting.steps:,} steps = {setting.steps * setting.rows * CONTEXT:,} tokens, of
+Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, context {CONTEXT}, {work.rows} rows
+a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens, of
 {statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
 which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
-`depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {setting.gpt2_learning_rate:g} through HF's
-Trainer. Seconds are tokens over the median speed, without compilation and evaluations.
+`depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {work.gpt2_learning_rate:g} through HF's
+Trainer. {seconds}
 
-{chr(10).join(lines)}
+{table(figures, of_speed)}
 
 {mean}
 
@@ -165,6 +189,11 @@ Machine: {describe_machine()}
 def main() -> None:
     arguments = parse_arguments()
     work = WORKS[arguments.work]
+    work = replace(
+        work,
+        steps=arguments.steps or work.steps,
+        gpt2_learning_rate=arguments.gpt2_learning_rate or work.gpt2_learning_rate,
+    )
     folder = arguments.folder / (arguments.work + ("-tune" if arguments.tune else ""))
     folder.mkdir(parents=True, exist_ok=True)
     fraction = write_pieces(arguments.text, folder / "pieces.jsonl", arguments.tune)
@@ -174,17 +203,20 @@ def main() -> None:
     prepared = record.parent
     figures: dict[str, list[Figures]] = {}
     if "hfgpt" in arguments.sides:
-        figures |= {f"hfgpt, seed {seed}": train_hfgpt(recipe, folder, seed) for seed in arguments.seeds}
+        for seed in arguments.seeds:
+            done = folder / f"hfgpt-{seed}-{work.steps}.json"
+            figures[f"hfgpt, seed {seed}"] = kept(done, lambda seed=seed: train_hfgpt(recipe, folder, seed))
     seed = arguments.seeds[0]
     if "nanochat" in arguments.sides and arguments.nanochat:
         options = ["--checkout", arguments.nanochat, "--compile"]
-        figures["nanochat"] = train_rival("nanochat", prepared, work, seed, options)
+        done = folder / f"nanochat-{seed}-{work.steps}.json"
+        figures["nanochat"] = kept(done, lambda: train_rival("nanochat", prepared, work, seed, options))
     if "gpt2" in arguments.sides:
-        options = ["--learning_rate", work.gpt2_learning_rate]
-        figures["GPT-2, AdamW"] = train_rival("gpt2", prepared, work, seed, options)
+        gpt2_options = ["--learning_rate", work.gpt2_learning_rate]
+        done = folder / f"gpt2-{work.gpt2_learning_rate:g}-{seed}-{work.steps}.json"
+        figures["GPT-2, AdamW"] = kept(done, lambda: train_rival("gpt2", prepared, work, seed, gpt2_options))
     statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
-    command = f"python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {arguments.work}"
-    text = report(arguments.work, figures, statistics_of_text, command)
+    text = report(arguments.work, work, figures, statistics_of_text, of_speed=not arguments.shared)
     print(text)
     if not arguments.tune:
         path = HERE / f"learning_{arguments.work}.md"
