@@ -25,6 +25,8 @@ ABLATIONS: dict[str, list[str]] = {
     "half-the-bigrams": ["--bigram_vocab_size", "32768"],
     "no-value-embeddings": ["--value_embeddings", "false"],
     "no-residual-scalars": ["--residual_scalars", "false"],
+    "smear": ["--smear", "true"],
+    "backout": ["--backout", "true"],
     "no-embedding-norm": ["--embedding_norm", "false"],
     "no-qk-norm": ["--qk_norm", "false"],
     "no-soft-cap": ["--final_logit_softcapping", "0"],

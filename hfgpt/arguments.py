@@ -48,6 +48,8 @@ class ModelArguments:
     value_embeddings: bool | None = _option(None, "Gated value embeddings in every second layer, the last included.")
     bigram_vocab_size: int | None = _option(None, "Rows of a hashed table of token pairs beside the token embedding.")
     residual_scalars: bool | None = _option(None, "Per-layer scalars on the residual stream and the embedding.")
+    smear: bool | None = _option(None, "Mix a gated share of the previous token's embedding into each.")
+    backout: bool | None = _option(None, "Take a learnt share of the half-depth stream away before the last norm.")
     init_scheme: Literal["gpt2", "depth"] | None = _option(None, "Initialisation: gpt2 (normal) or depth (series).")
     initializer_range: float | None = _option(None, "Standard deviation of the gpt2 initialisation.")
     embedding_dropout: float | None = _option(None, "Dropout after the embeddings.")

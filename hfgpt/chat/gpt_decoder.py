@@ -20,6 +20,7 @@ KNOWN_MODULES = {
     modeling_gpt.GPTMLP,
     modeling_gpt.GPTNorm,
     modeling_gpt.GPTBigramEmbedding,
+    modeling_gpt.GPTSmear,
     modeling_gpt.GPTKANLinear,
     modeling_gpt.GPTRotaryEmbedding,
     nn.ModuleList,
@@ -41,6 +42,7 @@ class GPTDecoder:
         self.token_table = base.embed_tokens.weight
         self.position_table = None if base.embed_positions is None else base.embed_positions.weight
         self.bigram_table = None if base.embed_bigrams is None else base.embed_bigrams.table.weight
+        self.smear, self.backout_scalar = base.smear, base.backout_scalar
         self.embedding_norm = None if base.embedding_norm is None else frozen_norm(base.embedding_norm)
         self.layers = [DecodingLayer(layer) for layer in base.layers]
         self.windows = {layer.window for layer in self.layers}
@@ -75,14 +77,23 @@ class GPTDecoder:
             hidden_states = hidden_states + F.embedding(rows, self.bigram_table)
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
+        if self.smear is not None:
+            before = F.embedding(previous.clamp(min=0), self.token_table)
+            before = before if self.embedding_norm is None else self.embedding_norm(before)
+            hidden_states = self.smear(hidden_states, before, previous >= 0)
         if self.position_table is not None:
             hidden_states = hidden_states + self.position_table[positions]
         rotary = None
         if self.rotary_tables is not None:
             rotary = (self.rotary_tables[0][positions], self.rotary_tables[1][positions])
         embedding = hidden_states = hidden_states.flatten(0, 1)  # (b t, hidden_size)
-        for layer, cache in zip(self.layers, caches, strict=True):
+        half_depth_states = hidden_states
+        for layer_idx, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             hidden_states = layer(hidden_states, embedding, tokens, rotary, cache, columns)
+            if layer_idx == len(self.layers) // 2:
+                half_depth_states = hidden_states
+        if self.backout_scalar is not None:
+            hidden_states = hidden_states - self.backout_scalar * half_depth_states
         last = hidden_states.view(*tokens.shape, -1)[:, -1]
         logits = self.head(self.norm(last)).float()
         return logits if self.cap is None else (logits / self.cap).tanh_().mul_(self.cap)

@@ -24,6 +24,7 @@ ROPE_THETA = 100_000.0
 BIGRAM_ROWS_PER_TOKEN = 16
 MOST_BIGRAM_ROWS = 65_536
 DEEPEST_WITH_BIGRAMS = 12
+MOST_LAYERS = 10_000  # far beyond any model: more is a slip, and a list with an entry a layer would fill the memory
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -58,6 +59,8 @@ class Architecture:
     value_embeddings: bool = False  # gated value embeddings in every second layer, the last included
     bigram_vocab_size: int = 0  # rows of a hashed table of token pairs, added to the token embedding; 0: no table
     residual_scalars: bool = False  # per layer: hidden = a * hidden + b * embedding
+    smear: bool = False  # each token's embedding takes in a gated share of the one before it
+    backout: bool = False  # before the last norm, a learnt share of the stream at half depth is taken away
     init_scheme: Literal["gpt2", "depth"] = "gpt2"
     initializer_range: float = 0.02
     embedding_dropout: float = 0.0
@@ -73,6 +76,7 @@ class Architecture:
         self._check_types()
         for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
             _at_least(name, getattr(self, name), 1)
+        _at_most("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
         if self.intermediate_size is None:
             self.intermediate_size = default_intermediate_size(self.hidden_size, self.mlp_type)
         if self.num_key_value_heads is None:
@@ -156,6 +160,7 @@ def depth_series(
     if isinstance(depth, bool) or not isinstance(depth, int):
         raise ValueError(f"depth must be a whole number of layers, not {depth!r}.")
     _at_least("depth", depth, 1)
+    _at_most("depth", depth, MOST_LAYERS)
     layers = given.get("num_hidden_layers", depth)
     head_dim = given.get("head_dim", 128 if 64 * depth >= 512 else 64)
     if not _is_a(head_dim, int) or head_dim < 1:
@@ -263,6 +268,11 @@ def _known(overrides: dict[str, Any]) -> dict[str, Any]:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}.")
+
+
+def _at_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {value:,}.")
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -88,7 +88,7 @@ class GPTConfig(Architecture, PreTrainedConfig):
         """What flows between stages, or None where a later stage would need the embedding again."""
         if self.position_embedding_type == "learned" or self.embedding_norm:
             return None
-        if self.residual_scalars or self.value_embeddings or self.bigram_vocab_size:
+        if self.residual_scalars or self.value_embeddings or self.bigram_vocab_size or self.smear or self.backout:
             return None
         return {
             "embed_tokens": (["input_ids"], ["inputs_embeds"]),

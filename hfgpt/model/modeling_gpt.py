@@ -26,8 +26,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_gpt import GPTConfig
 from .linear_cross_entropy import linear_cross_entropy, token_losses
 
-# The gate of a value embedding reads this many of the layer's input channels, as in nanochat.
+# The gates of a value embedding and of the smear read this many channels of their input, as in nanochat.
 VALUE_GATE_CHANNELS = 12
+SMEAR_GATE_CHANNELS = 24
 MASK_MAKERS: dict[str, Callable] = {
     "full_attention": create_causal_mask,
     "sliding_attention": create_sliding_window_causal_mask,
@@ -105,6 +106,23 @@ def bigram_rows(input_ids: torch.Tensor, previous_ids: torch.Tensor, num_rows: i
     that pairs of frequent tokens, whose ids are small, fall far apart."""
     multiplier = round(num_rows * (math.sqrt(5) - 1) / 2) | 1
     return (previous_ids * multiplier + input_ids) % num_rows
+
+
+class GPTSmear(nn.Module):
+    """Mixes into each token's embedding a gated share of the one before it: the cheapest look back by one token. Of
+    modded-nanogpt, in nanochat's form."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(min(SMEAR_GATE_CHANNELS, config.hidden_size), 1, bias=False)
+        self.scalar = nn.Parameter(torch.zeros(1))
+
+    def forward(
+        self, hidden_states: torch.Tensor, previous_states: torch.Tensor, has_previous: torch.Tensor
+    ) -> torch.Tensor:
+        """Both states (b, t, hidden_size); has_previous (b, t) is false where a document begins."""
+        share = self.scalar * torch.sigmoid(self.gate(hidden_states[..., : self.gate.in_features]))
+        return hidden_states + share * has_previous.unsqueeze(-1) * previous_states
 
 
 class GPTRotaryEmbedding(nn.Module):
@@ -310,6 +328,11 @@ class GPTDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
+def looks_back(config: GPTConfig) -> bool:
+    """Whether the embedding of a token depends on the one before it."""
+    return config.bigram_vocab_size > 0 or config.smear
+
+
 def previous_tokens(input_ids: torch.Tensor, cache: Cache | None, num_layers: int) -> torch.Tensor:
     """The token before each of input_ids (b, t); before the first one what `remember_tokens` put into the cache, or,
     in an empty one, any."""
@@ -318,8 +341,8 @@ def previous_tokens(input_ids: torch.Tensor, cache: Cache | None, num_layers: in
         memory = cache.layers[num_layers] if len(cache.layers) > num_layers else None
         if not isinstance(memory, DynamicLayer) or memory.keys is None:
             raise ValueError(
-                "past_key_values does not know its last tokens, which bigram_vocab_size needs; give one that this "
-                "model has filled."
+                "past_key_values does not know its last tokens, which bigram_vocab_size and smear need; give one that "
+                "this model has filled."
             )
         first = memory.keys[:, 0, -1:, 0].to(input_ids.device)
     return torch.cat((first, input_ids[:, :-1]), dim=1)
@@ -380,6 +403,11 @@ class GPTPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=0.8 if wide else self.config.initializer_range)
         elif isinstance(module, GPTBigramEmbedding):
             init.zeros_(module.table.weight)
+        elif isinstance(module, GPTSmear):
+            init.uniform_(module.gate.weight, 0.0, 0.02)
+            init.zeros_(module.scalar)
+        elif isinstance(module, GPTModel) and module.backout_scalar is not None:
+            init.constant_(module.backout_scalar, 0.2)
         elif isinstance(module, GPTNorm):
             if module.weight is not None:
                 init.ones_(module.weight)
@@ -452,6 +480,8 @@ class GPTModel(GPTPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.embed_bigrams = GPTBigramEmbedding(config) if config.bigram_vocab_size else None
+        self.smear = GPTSmear(config) if config.smear else None
+        self.backout_scalar = nn.Parameter(torch.full((1,), 0.2)) if config.backout else None
         self.rotary_emb = None if learned else GPTRotaryEmbedding(config)
         self.embedding_norm = GPTNorm(config, config.hidden_size, config.norm_type) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.embedding_dropout)
@@ -499,16 +529,23 @@ class GPTModel(GPTPreTrainedModel):
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(length, device=hidden_states.device) + past_length).unsqueeze(0)
-        if self.embed_bigrams is not None and input_ids is not None:
+        previous_ids: torch.Tensor | None = None
+        if input_ids is not None and looks_back(self.config):
             previous_ids = previous_tokens(input_ids, past_key_values, self.config.num_hidden_layers)
             has_previous = position_ids > 0
             if attention_mask is not None and not isinstance(attention_mask, dict) and attention_mask.ndim == 2:
                 has_previous = has_previous & F.pad(attention_mask, (1, 0))[:, -length - 1 : -1].bool()
             previous_ids = torch.where(has_previous, previous_ids, -1)
+        if self.embed_bigrams is not None and previous_ids is not None:
             hidden_states = hidden_states + self.embed_bigrams(input_ids, previous_ids)
         position_embeddings = None
         if self.embedding_norm is not None:
             hidden_states = self.embedding_norm(hidden_states)
+        if self.smear is not None and previous_ids is not None:
+            previous_states = self.embed_tokens(previous_ids.clamp(min=0))  # without what came before them
+            if self.embedding_norm is not None:
+                previous_states = self.embedding_norm(previous_states)
+            hidden_states = self.smear(hidden_states, previous_states, previous_ids >= 0)
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(position_ids)
         if self.rotary_emb is not None:
@@ -517,6 +554,7 @@ class GPTModel(GPTPreTrainedModel):
 
         # Positional: activation checkpointing in its reentrant form follows gradients through these alone.
         initial_hidden_states = hidden_states
+        half_depth_states = None
         for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
             hidden_states = layer(
                 hidden_states,
@@ -528,17 +566,21 @@ class GPTModel(GPTPreTrainedModel):
                 position_ids=position_ids,
                 **kwargs,
             )
-        if self.embed_bigrams is not None and input_ids is not None and past_key_values is not None:
+            if layer.layer_idx == self.config.num_hidden_layers // 2:
+                half_depth_states = hidden_states
+        if self.backout_scalar is not None and half_depth_states is not None:
+            hidden_states = hidden_states - self.backout_scalar * half_depth_states
+        if previous_ids is not None and input_ids is not None and past_key_values is not None:
             remember_tokens(input_ids, past_key_values, self.config.num_hidden_layers)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings (b, t, hidden_size), after refusing inputs that the switches cannot take."""
-        needs_ids = self.config.value_embeddings or self.config.bigram_vocab_size > 0
+        needs_ids = self.config.value_embeddings or looks_back(self.config)
         if needs_ids and input_ids is None:
             raise ValueError(
-                "inputs_embeds alone cannot run a model with value_embeddings or bigram_vocab_size, which look tokens "
-                "up elsewhere too; pass input_ids, with or without inputs_embeds."
+                "inputs_embeds alone cannot run a model with value_embeddings, bigram_vocab_size or smear, which look "
+                "tokens up elsewhere too; pass input_ids, with or without inputs_embeds."
             )
         if input_ids is None and inputs_embeds is None:
             raise ValueError("pass input_ids or inputs_embeds; both are None.")

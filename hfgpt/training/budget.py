@@ -16,6 +16,7 @@ REFERENCE_BATCH_TOKENS = 2**19
 REFERENCE_HORIZON_PARAMETERS = 110_100_480  # block matrices and head of d12 with a vocabulary of 32,768
 BATCH_GROWTH = 0.383
 VALUE_GATE_CHANNELS = 12  # inputs of a value embedding's gate, as in modeling_gpt.py
+SMEAR_GATE_CHANNELS = 24  # and of the smear's
 DEPTH_SERIES_RATIO = 12.0  # tokens per (block matrices + head) parameter when a recipe sets only `depth` (nanochat)
 
 
@@ -52,6 +53,7 @@ def count_parameters(architecture: Mapping[str, Any]) -> ParameterCount:
     norms = 2 * layers + 1 + bool(a["embedding_norm"])
     qk_norm = 2 * layers * a["head_dim"] if a["qk_norm"] and a["norm_weight"] else 0
     other += norms * norm + qk_norm + (2 * layers if a["residual_scalars"] else 0)
+    other += (min(SMEAR_GATE_CHANNELS, hidden) + 1 if a["smear"] else 0) + bool(a["backout"])
     return ParameterCount(
         embedding=vocab * hidden,
         position_embedding=a["max_position_embeddings"] * hidden if a["position_embedding_type"] == "learned" else 0,

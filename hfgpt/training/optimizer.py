@@ -30,6 +30,10 @@ class MuonAdamW(torch.optim.Optimizer):
     processes must step together.
     """
 
+    # () float32 on the parameters' device: 1 makes the next steps change nothing, as torch's fused optimizers know it.
+    # A decision of the device needs no wait of the host. `steps` of a group counts on, as the rates' schedule does.
+    found_inf: Tensor | None = None
+
     def __init__(self, param_groups: Iterable[dict[str, Any]]):
         defaults = {
             "kind": "adamw",
@@ -84,6 +88,9 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum = warm * group["momentum"] + (1 - warm) * min(FIRST_MOMENTUM, group["momentum"])
         gradients = _local_gradients(parameters)
         buffers = [self._state(p, "momentum_buffer") for p in parameters]
+        if self.found_inf is not None:  # a buffer that moves towards itself stays where it is
+            for gradient, buffer in zip(gradients, buffers, strict=True):
+                torch.where(self.found_inf.bool(), buffer, gradient, out=gradient)
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         return list(torch._foreach_lerp(gradients, buffers, momentum))
 
@@ -91,10 +98,13 @@ class MuonAdamW(torch.optim.Optimizer):
         """Decay this process's parts of same-shaped matrices, and add the orthogonalised updates to them."""
         rows, columns = parameters[0].shape
         held = [local_part(p) for p in parameters]
-        if group["weight_decay"]:
-            torch._foreach_mul_(held, 1 - group["lr"] * group["weight_decay"])
-        scale = max(1.0, rows / columns) ** 0.5
+        scale, kept = max(1.0, rows / columns) ** 0.5, 1 - group["lr"] * group["weight_decay"]
         same_dtype = [update.to(part.dtype) for update, part in zip(updates, held, strict=True)]
+        if self.found_inf is not None:
+            kept = torch.where(self.found_inf.bool(), 1.0, kept)
+            torch._foreach_mul_(same_dtype, 1 - self.found_inf)
+        if group["weight_decay"]:
+            torch._foreach_mul_(held, kept)
         torch._foreach_add_(held, same_dtype, alpha=-group["lr"] * scale)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -115,7 +125,10 @@ class MuonAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             amsgrad=False,
             maximize=False,
+            found_inf=self.found_inf,
         )
+        if self.found_inf is not None:
+            torch._foreach_sub_(steps, [self.found_inf] * len(steps))
 
     def _state(self, parameter: Tensor, name: str, scalar: bool = False) -> Tensor:
         """This process's part of a state tensor. What is kept is sharded as its parameter is, so that checkpoints can
@@ -152,6 +165,7 @@ def parameter_groups(
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
     """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates.
+    A matrix of one row is a vector.
 
     Every trainable parameter is in exactly one group; a tied head counts as embedding. beta1 and eps are nanochat's;
     its beta2 of 0.95 forgets the gradients of rare tokens too soon (docs/ablations.md).
@@ -172,7 +186,8 @@ def parameter_groups(
         elif "lm_head" in name:
             members["head"].append(parameter)
         else:
-            members["matrices" if parameter.ndim == 2 else "scalars"].append(parameter)
+            is_matrix = parameter.ndim == 2 and parameter.shape[0] > 1
+            members["matrices" if is_matrix else "scalars"].append(parameter)
     groups: list[dict[str, Any]] = []
     for name, parameters in members.items():
         if name == "matrices":

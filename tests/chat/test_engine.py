@@ -31,6 +31,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "depth, grouped": {"sliding_window": 6, "num_key_value_heads": 2},
     "depth, layernorm, qk norm with weight": {"norm_type": "layernorm", "norm_weight": True},
     "depth, swiglu, tied, no cap": {"mlp_type": "swiglu", "tie_word_embeddings": True, "final_logit_softcapping": 0},
+    "depth, smear and backout": {"sliding_window": 6, "smear": True, "backout": True},
+    "depth, smear without bigrams or norm": {"smear": True, "bigram_vocab_size": 0, "embedding_norm": False},
     "depth, kan": {"linear_type": "kan", "sliding_window": 6},
     "depth, plain": {"value_embeddings": False, "residual_scalars": False, "embedding_norm": False, "qk_norm": False},
 }

@@ -26,14 +26,16 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small_config() -> Callable[..., Any]:
-    """`small_config(family, **overrides)`: 3 layers, 32 wide, 97 tokens, the depth series with a window of 6."""
+    """`small_config(family, **overrides)`: 3 layers, 32 wide, 97 tokens, the depth series with a window of 6 and with
+    the switches that its own default leaves off."""
     from hfgpt import GPTConfig
 
     def build(family: str, **overrides: Any) -> Any:
         shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 97}
         shape |= {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
         if family == "depth":
-            return GPTConfig.from_depth(3, **{**shape, "num_key_value_heads": 2, "sliding_window": 6, **overrides})
+            shape |= {"num_key_value_heads": 2, "sliding_window": 6, "smear": True, "backout": True}
+            return GPTConfig.from_depth(3, **{**shape, **overrides})
         return GPTConfig.gpt2("gpt2", **{**shape, **overrides})
 
     return build

@@ -103,7 +103,8 @@ class FamilyTester:
             "pad_token_id": 2,
         }
         if self.depth_series:
-            return GPTConfig.from_depth(2, num_key_value_heads=2, sliding_window=5, **shape)
+            switches = {"num_key_value_heads": 2, "sliding_window": 5, "smear": True, "backout": True}
+            return GPTConfig.from_depth(2, **switches, **shape)
         return GPTConfig.gpt2("gpt2", **shape)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[GPTConfig, dict[str, torch.Tensor]]:

@@ -18,6 +18,7 @@ SHAPES = {
     "llama-like": ModelArguments(
         depth=4, mlp_type="swiglu", norm_weight=True, num_key_value_heads=2, value_embeddings=False
     ),
+    "smear and backout": ModelArguments(depth=4, smear=True, backout=True),
     "kan": ModelArguments(depth=2, linear_type="kan"),
     "layer norms without weights": ModelArguments(preset="gpt2", norm_weight=False, qk_norm=True),
 }
