@@ -43,6 +43,7 @@ class InMemoryModel(HFLM):
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),  # HFLM may give it a pad token
             batch_size=batch_size or "auto",
+            softmax_dtype="float32",  # of bfloat16 logits; in bfloat16 the sum over a long answer would be rounded
             # Grouping questions by context saves work, but then processes differ in their number of forward passes,
             # at which sharded parameters are gathered by all.
             logits_cache=not any(isinstance(parameter, DTensor) for parameter in model.parameters()),

@@ -14,7 +14,7 @@ from hfgpt.data.tokenizer import train_tokenizer
 from hfgpt.errors import UserError
 from hfgpt.evals import harness
 from hfgpt.evals.harness import evaluate_tasks
-from hfgpt.evals.language_model import CPU_TOKENS, MOST_ROWS
+from hfgpt.evals.language_model import CPU_TOKENS, MOST_ROWS, InMemoryModel
 from hfgpt.model import GPTConfig, GPTForCausalLM
 
 WORLD = {"tinyworld_people": 12, "seed": 3}
@@ -223,3 +223,16 @@ def test_lm_evals_own_command_gives_the_same_scores(model, tokenizer, saved, tmp
     for task, score in ours.items():
         assert theirs[task]["acc,none"] == pytest.approx(score["acc"], abs=1e-9)
         assert theirs[task]["acc_stderr,none"] == pytest.approx(score["stderr"], abs=1e-9)
+
+
+@torch.no_grad()
+def test_answers_of_a_bfloat16_model_are_weighed_in_float32(model, tokenizer):
+    model = model.to(torch.bfloat16).eval()
+    context, answer = tokenizer("Who lives in the town?")["input_ids"], tokenizer("Somebody does.")["input_ids"]
+    ids = torch.tensor([context + answer])
+    log_probabilities = model(ids).logits.float().log_softmax(-1)[0, len(context) - 1 : -1]
+    by_hand = log_probabilities.gather(1, ids[0, len(context) :, None]).sum().item()
+    ((scored, _),) = InMemoryModel(model, tokenizer, 1)._loglikelihood_tokens([(("", ""), context, answer)])
+    assert abs(scored - by_hand) < 1e-4
+    in_bfloat16 = model(ids).logits.log_softmax(-1)[0, len(context) - 1 : -1]
+    assert abs(in_bfloat16.gather(1, ids[0, len(context) :, None]).sum().item() - by_hand) > 1e-3
