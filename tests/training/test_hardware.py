@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from hfgpt.training.hardware import dense_peak_flops
 
