@@ -2,23 +2,38 @@
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from hfgpt.data.order import RunOrder
 from hfgpt.data.tokenizer import load_tokenizer
+from hfgpt.evals.tasks import check_tasks
+from hfgpt.hub.stage_pushes import push_stage
 from hfgpt.model import GPTForCausalLM
 from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
+from hfgpt.run_identity import SETTINGS, deciding_settings
 from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, start_model, train, write_plan
 from hfgpt.training.budget import count_parameters, flops_per_token
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.chat_arguments import ChatSourceArguments
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.workspace import Workspace, start_stage
+
+
+class RunOrderTrainer(RecordedTrainer):
+    """Takes rows in the order of a whole run (data/order.py), unless `train_sampling_strategy` says otherwise."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        return RunOrder(len(self.train_dataset), self.args.max_steps * rows_per_step(self.args), self.args.seed)
 
 
 def load_start(
@@ -30,6 +45,15 @@ def load_start(
     model = load_model(start, tokenizer, recipe.data.max_length, recipe.model.attn_implementation)
     agree_on_tokens(model, tokenizer, is_chat=True)
     return model, tokenizer
+
+
+@contextmanager
+def refusals_of(recipe: Recipe, stage: str) -> Iterator[None]:
+    """What TRL's trainer refuses when it is made is the user's to mend."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise recipe.refusal(stage, error) from error
 
 
 def rows_per_step(args: ChatSourceArguments) -> int:
@@ -77,9 +101,13 @@ def begin(
 ) -> None:
     """Make the stage's folder and give the trainer its record, samples and evaluations."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    by, steps = "max_steps" if args.max_steps > 0 else "num_train_epochs", steps_of(args, num_rows)
+    if isinstance(trainer, RunOrderTrainer):
+        args.max_steps = steps  # its order has every epoch in it
     tokens_per_step = tokens_per_row * rows_per_step(args)
     flops = flops_per_token(model.config.to_dict(), recipe.data.max_length)
     if args.process_index == 0:
+        check_tasks(args.eval_tasks)
         start_stage(
             folders.stage,
             recipe,
@@ -90,14 +118,16 @@ def begin(
                 "seed": args.seed,
                 "optimizer": args.optimizer_name,
                 "architecture": architecture_keys(model.config),
+                SETTINGS: deciding_settings(args) | {"max_length": recipe.data.max_length},
                 **rates,
             },
+            args.resume_from_checkpoint,
         )
         write_plan(
             args,
             folders,
-            by="max_steps" if args.max_steps > 0 else "num_train_epochs",
-            steps=steps_of(args, num_rows),
+            by=by,
+            steps=steps,
             tokens_per_step=tokens_per_step,
             flops_per_token=flops,
         )
@@ -134,8 +164,8 @@ def run_to_the_end(
         parameters = count_parameters(trainer.accelerator.unwrap_model(trainer.model).config.to_dict()).total
         finish_stage(folders.stage, trainer.record, steps=trainer.state.global_step, parameters=parameters)
         say(stage_summary(folders.stage))
-    if args.push_to_hub:
-        trainer.push_to_hub()
+        if args.pushes_to_hub:
+            say(push_stage(args, folders.stage))
 
 
 def save_merged(trainer: RecordedTrainer, folder: Path) -> None:

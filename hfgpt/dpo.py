@@ -12,19 +12,18 @@ import sys
 from transformers import set_seed
 from trl import DPOTrainer
 
-from hfgpt.chat_stage import begin, load_start, plan_in_words, run_to_the_end
+from hfgpt.chat_stage import RunOrderTrainer, begin, load_start, plan_in_words, refusals_of, run_to_the_end
 from hfgpt.data.chat_splits import split_preferences
 from hfgpt.errors import run_command
 from hfgpt.recipe import load_recipe
 from hfgpt.stage import is_done, speaker
 from hfgpt.training.chat_arguments import DpoArguments, lora_config
-from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.workspace import workspace
 
 STAGE = "dpo"
 
 
-class DpoTrainer(DPOTrainer, RecordedTrainer):
+class DpoTrainer(DPOTrainer, RunOrderTrainer):
     """TRL's DPOTrainer with our records, checkpoints and optimizer."""
 
 
@@ -46,15 +45,16 @@ def main(argv: list[str]) -> None:
         args.eval_strategy = "no"
     rates = args.fill_rates(model.config.to_dict())
     say(plan_in_words(args, model, len(pairs.train), pairs.tokens_per_row, rates))
-    trainer = DpoTrainer(
-        model=model,
-        ref_model=None if args.use_peft else copy.deepcopy(model),
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=pairs.train,
-        eval_dataset=pairs.validation if len(pairs.validation) else None,
-        peft_config=lora_config(args),
-    )
+    with refusals_of(recipe, STAGE):
+        trainer = DpoTrainer(
+            model=model,
+            ref_model=None if args.use_peft else copy.deepcopy(model),
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=pairs.train,
+            eval_dataset=pairs.validation if len(pairs.validation) else None,
+            peft_config=lora_config(args, model),
+        )
     begin(
         recipe,
         args,

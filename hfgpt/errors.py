@@ -1,7 +1,19 @@
 """The one exception that is the user's to mend, and how a command ends: exit code 0, 2 for the user, 1 for us."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+# The exit code of a run that was told to end, has saved, and goes on with the same command: EX_TEMPFAIL of BSD's
+# sysexits.h, "the user is invited to retry". No shell or launcher gives it to anything else.
+STOPPED = 75
+
+# What a disk or its owner refuses. A file that is missing is not among them: where the user named it, its reader says
+# so, and else it is a bug of ours.
+REFUSED_BY_THE_DISK = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class UserError(ValueError):
@@ -10,7 +22,8 @@ class UserError(ValueError):
 
 
 def run_command(command: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
-    """Run `command(argv)` as a program: a UserError becomes its sentence on stderr and exit code 2.
+    """Run `command(argv)` as a program: a UserError becomes its sentence on stderr and exit code 2, and so does what
+    the disk refuses.
 
     `--debug` among the arguments lets the traceback through. Ctrl-C ends with 130, as a shell expects.
     """
@@ -21,6 +34,11 @@ def run_command(command: Callable[[list[str]], int | None], argv: list[str] | No
         if "--debug" in argv:
             raise
         print(f"hfgpt: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if "--debug" in argv or error.errno not in REFUSED_BY_THE_DISK:
+            raise
+        print(f"hfgpt: {error.filename or 'the disk'} cannot be used: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hfgpt: interrupted.", file=sys.stderr)

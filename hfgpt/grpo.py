@@ -13,9 +13,9 @@ from collections.abc import Callable
 from transformers import set_seed
 from trl import GRPOTrainer
 
-from hfgpt.chat_stage import begin, load_start, plan_in_words, run_to_the_end
+from hfgpt.chat_stage import begin, load_start, plan_in_words, refusals_of, run_to_the_end
 from hfgpt.data.chat_splits import split_prompts
-from hfgpt.errors import run_command
+from hfgpt.errors import UserError, run_command
 from hfgpt.evals.callback import PassAtKCallback
 from hfgpt.recipe import load_recipe
 from hfgpt.stage import is_done, scoring_times, speaker
@@ -44,19 +44,25 @@ def main(argv: list[str]) -> None:
     set_seed(args.seed)
     model, tokenizer = load_start(recipe, STAGE, args)
     room = data.max_length - args.max_completion_length
+    if room < 1:
+        raise UserError(
+            f"{recipe.place(STAGE, 'max_completion_length')} {args.max_completion_length} leaves no room for a prompt "
+            f"in data.max_length {data.max_length}: lower it."
+        )
     prompts = split_prompts(args.source(data), tokenizer, room, args.max_rows, args.self_play)
     say(prompts.summary())
     rates = args.fill_rates(model.config.to_dict())
     say(plan_in_words(args, model, len(prompts.train) * args.num_generations, 0, rates))
     reward: Callable[..., list[float | None]] = sum_is_right if args.self_play else correct_number  # type: ignore
-    trainer = GrpoTrainer(
-        model=model,
-        reward_funcs=reward,
-        args=args,
-        train_dataset=prompts.train,
-        processing_class=tokenizer,
-        peft_config=lora_config(args),
-    )
+    with refusals_of(recipe, STAGE):
+        trainer = GrpoTrainer(
+            model=model,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=prompts.train,
+            processing_class=tokenizer,
+            peft_config=lora_config(args, model),
+        )
     begin(
         recipe,
         args,

@@ -1,10 +1,12 @@
 """`hfgpt run RECIPE`: every stage that a recipe names, in order, each as a process of its own, then the report card;
 what is complete is passed over."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from hfgpt.errors import UserError
 from hfgpt.recipe import SHARED_SECTIONS, STAGES, Recipe, RunArguments, load_recipe, split_flags
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> int | None:
             print(f"{stage}: complete in {recipe.folder / stage}, passed over", flush=True)
             continue
         print(f"{stage}: {recipe.folder / stage}", flush=True)
-        code = subprocess.run(launch_command(stage, own.accelerate_config) + flags_of[stage]).returncode
+        code = run_stage(launch_command(stage, own.accelerate_config) + flags_of[stage])
         if code:
             message = f"{stage} stopped with exit code {code}; go on with: {_command_again(others, own, stage)}"
             print(message, file=sys.stderr, flush=True)
@@ -161,6 +163,24 @@ def launch_command(stage: str, accelerate_config: str | None = None) -> list[str
     if torch.cuda.device_count() > 1:
         return [*accelerate, "--multi_gpu", "--num_processes", str(torch.cuda.device_count()), script]
     return [sys.executable, script]
+
+
+def run_stage(command: list[str], **options: Any) -> int:
+    """Run a stage's command (`options` are Popen's) to its end and return its exit code. SIGTERM and SIGINT are handed
+    on to it, so that it saves before it stops."""
+    with subprocess.Popen(command, **options) as stage:
+
+        def hand_on(number: int, frame: object) -> None:
+            from_terminal = number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty()
+            if not from_terminal:  # a terminal's Ctrl-C has reached the stage itself
+                stage.send_signal(number)
+
+        before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return stage.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _command_again(words: list[str], own: RunFlags, stage: str) -> str:

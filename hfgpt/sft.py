@@ -14,20 +14,19 @@ from rich.console import Console
 from transformers import set_seed
 from trl import SFTTrainer
 
-from hfgpt.chat_stage import begin, load_start, plan_in_words, run_to_the_end
+from hfgpt.chat_stage import RunOrderTrainer, begin, load_start, plan_in_words, refusals_of, run_to_the_end
 from hfgpt.data.packed_conversations import ConversationCollator, pack_conversations
 from hfgpt.data.sft_rows import marked_conversation, sft_dataset
 from hfgpt.errors import run_command
 from hfgpt.recipe import load_recipe
 from hfgpt.stage import is_done, speaker
 from hfgpt.training.chat_arguments import SftArguments, lora_config
-from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.workspace import workspace
 
 STAGE = "sft"
 
 
-class SftTrainer(SFTTrainer, RecordedTrainer):
+class SftTrainer(SFTTrainer, RunOrderTrainer):
     """TRL's SFTTrainer with our records, checkpoints and optimizer."""
 
 
@@ -58,16 +57,17 @@ def main(argv: list[str]) -> None:
     rates = args.fill_rates(model.config.to_dict())
     say(plan_in_words(args, model, len(train_rows), tokens_per_row, rates))
     # Tokens, labels and packed rows are there already: nothing is left for TRL to prepare.
-    args.dataset_kwargs, args.packing = {"skip_prepare_dataset": True}, False
-    trainer = SftTrainer(
-        model=model,
-        args=args,
-        processing_class=tokenizer,
-        train_dataset=train_rows.dataset,
-        eval_dataset=validation.dataset if len(validation) else None,
-        data_collator=ConversationCollator(tokenizer.pad_token_id),
-        peft_config=lora_config(args),
-    )
+    packs, args.packing, args.dataset_kwargs = args.packing, False, {"skip_prepare_dataset": True}
+    with refusals_of(recipe, STAGE):
+        trainer = SftTrainer(
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=train_rows.dataset,
+            eval_dataset=validation.dataset if len(validation) else None,
+            data_collator=ConversationCollator(tokenizer.pad_token_id),
+            peft_config=lora_config(args, model),
+        )
     begin(
         recipe,
         args,
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         rates=rates,
         num_rows=len(train_rows),
         tokens_per_row=tokens_per_row,
-        identity={"rows": conversations.key},
+        identity={"rows": conversations.key, "packing": packs},
     )
     run_to_the_end(recipe, args, folders, trainer, say)
 

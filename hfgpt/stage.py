@@ -1,25 +1,31 @@
 """What all five stages do around their trainer: where they start, the record, the callbacks, resuming, saving."""
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import HubStrategy
 
 from hfgpt.arguments import DataArguments
-from hfgpt.errors import UserError
+from hfgpt.errors import STOPPED, UserError
 from hfgpt.evals.callback import EvalTasksCallback, ScoringTimes
 from hfgpt.evals.questions import task_metadata
 from hfgpt.evals.scores import EVALS_FILE
+from hfgpt.hub.stage_pushes import CheckpointPushes, open_stage_repo
 from hfgpt.recipe import Recipe
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
-from hfgpt.training.checkpoints import checkpoint_step, checkpoint_to_resume, named_checkpoint
+from hfgpt.training.checkpoints import checkpoint_step, complete_checkpoints
 from hfgpt.training.environment import ENVIRONMENT_FILE, environment
 from hfgpt.training.hardware import dense_peak_flops, prepare_cpu
 from hfgpt.training.mixin import RecordedTrainer
+from hfgpt.training.preemption import StopRequest, StopWhenTold
 from hfgpt.training.record import RunRecord, keep_records
+from hfgpt.whole_files import write_whole
 from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, stage_before
 
 Say = Callable[[str], None]
@@ -81,7 +87,7 @@ def write_plan(
     tokens = round(steps * tokens_per_step) or None
     plan = {"by": by, "steps": steps, "tokens": tokens, "flops": tokens and tokens * flops_per_token}
     for name, content in ((PLAN_FILE, plan), (ENVIRONMENT_FILE, environment(args.world_size))):
-        (folders.stage / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_whole(folders.stage / name, json.dumps(content, indent=1))
 
 
 def make_record(
@@ -139,6 +145,10 @@ def add_callbacks(
                 metadata=task_metadata(data, vars(args)),
             )
         )
+    if args.pushes_to_hub and args.hub_strategy == HubStrategy.EVERY_SAVE:
+        pushes = CheckpointPushes(args, folders.stage)
+        trainer.on_complete = pushes.push
+        trainer.add_callback(pushes)
     if args.log_histograms:
         trainer.add_callback(HistogramCallback())
 
@@ -149,15 +159,40 @@ def scoring_times(args: StageArguments) -> ScoringTimes:
 
 
 def train(trainer: RecordedTrainer, args: StageArguments, folders: Workspace, say: Say) -> None:
-    """Train from the newest complete checkpoint or from the start, evaluate the last step, save the model."""
+    """Train from the newest complete checkpoint or from the start, evaluate the last step, save the model.
+
+    A run that is told to end (training/preemption.py) saves, and ends the process with exit code 75.
+    """
     trainer.accelerator.wait_for_everyone()  # until the main process has removed what --overwrite removes
-    checkpoint = named_checkpoint(args.resume_from_checkpoint) or checkpoint_to_resume(folders.stage, say)
+    checkpoint = trainer.checkpoint_to_resume(say)
     if args.process_index == 0:
+        if args.pushes_to_hub:
+            open_stage_repo(args, folders.stage, is_resumed=checkpoint is not None)
         for name in (SAMPLES_FILE, EVALS_FILE):  # metrics.jsonl is the record's own
             keep_records(folders.stage / name, checkpoint_step(checkpoint) if checkpoint else -1)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    request = StopRequest(speaks=args.process_index == 0)
+    stop = StopWhenTold(request)
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        request.close()
     last = trainer.state.global_step
+    if stop.has_stopped:
+        if args.process_index == 0:
+            print(f"hfgpt: {where_it_stopped(folders.stage, request.cause, last)}", file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED)
     evaluated = any("eval_loss" in log and log["step"] == last for log in trainer.state.log_history)
     if trainer.eval_dataset is not None and not evaluated:
         trainer.evaluate()
     trainer.save_model()
+
+
+def where_it_stopped(folder: Path, cause: str, step: int) -> str:
+    """What a run that was told to end leaves behind, and what to do."""
+    complete, _ = complete_checkpoints(folder)
+    if not complete:
+        return f"stopped after step {step} by {cause}, and nothing could be saved: the same command starts anew."
+    newest = complete[-1]
+    lost = "" if checkpoint_step(newest) == step else f", {step - checkpoint_step(newest)} steps back"
+    return f"stopped after step {step} by {cause}: the same command goes on from {newest}{lost}."

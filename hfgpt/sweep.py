@@ -15,13 +15,13 @@ import yaml
 
 from hfgpt.data.prepared import digest_of
 from hfgpt.data.tokenizer_stage import SETTINGS_FILE, ensure_tokenizer, tokenizer_settings
-from hfgpt.errors import UserError
+from hfgpt.errors import STOPPED, UserError
 from hfgpt.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipe_name, split_flags
 from hfgpt.recipe_values import coerce
 from hfgpt.report.sweep_report import write_sweep_report
 from hfgpt.report.sweep_results import LOSS_NAMES, SweepRun, read_sweep_run, shared_loss
 from hfgpt.report.tables import short_number, short_time
-from hfgpt.run import launch_command
+from hfgpt.run import launch_command, run_stage
 from hfgpt.sweep_grid import STAGE, PlannedRun, plan_runs, plan_table, split_grid
 from hfgpt.workspace import FINAL_METRICS
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
             continue
         failures.append(failure)
         print(f"      failed with exit code {failure.code}: {failure.sentence}", flush=True)
-        if own.stop_on_failure:
+        if own.stop_on_failure or failure.code == STOPPED:
             break
     return _finish(complete, failures, folder, shlex.join(["hfgpt", "sweep", *argv]))
 
@@ -149,7 +149,7 @@ def _train(run: PlannedRun, own: SweepFlags, folder: Path) -> Failure | None:
     command += ["--output_root", str(root), "--output_dir", str(run.folder)] + ["--overwrite"] * own.overwrite
     with log.open("ab") as file:
         begin = file.tell()
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        code = run_stage(command, stdout=file, stderr=subprocess.STDOUT)
     if code == 0 and _is_complete(run):
         return None
     return Failure(run, code, _last_sentence(log.read_bytes()[begin:].decode("utf-8", errors="replace")))

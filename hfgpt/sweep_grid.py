@@ -22,7 +22,10 @@ from hfgpt.workspace import RECIPE_FILE
 
 STAGE = "pretrain"
 # A complete run is the same run whatever these say.
-WITHOUT_EFFECT = {"output_dir", "num_proc", "report_to", "save_steps", "save_total_limit", "dataloader_num_workers"}
+WITHOUT_EFFECT = {
+    *("output_dir", "num_proc", "report_to", "dataloader_num_workers"),
+    *("save_steps", "save_total_limit", "save_weights_total_limit", "save_on_each_node"),
+}
 
 Flags = Sequence[tuple[str, list[str]]]
 

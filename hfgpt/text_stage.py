@@ -12,11 +12,14 @@ from transformers.trainer_utils import IntervalStrategy
 from hfgpt.data.rows import OrderedRows, collate_rows
 from hfgpt.data.tokenizer import token_byte_lengths
 from hfgpt.evals.held_out import HeldOutBitsPerByte
+from hfgpt.evals.tasks import check_tasks
+from hfgpt.hub.stage_pushes import push_stage
 from hfgpt.model import GPTForCausalLM
 from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
+from hfgpt.run_identity import SETTINGS, deciding_settings
 from hfgpt.stage import Say, add_callbacks, make_record, train, write_plan
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
@@ -80,7 +83,10 @@ def train_on_rows(
         rows_per_epoch=plan.train_rows,
         rows_per_step=plan.batch.rows_per_step,
     )
+    say(speed_up(model, args, recipe.model.attn_implementation))
+    train_rows = rows_of(plan.max_steps * plan.batch.rows_per_step)
     if args.process_index == 0:
+        check_tasks(args.eval_tasks)
         start_stage(
             folders.stage,
             recipe,
@@ -91,8 +97,10 @@ def train_on_rows(
                 "optimizer": plan.optimizer,
                 "weight_decay": args.weight_decay,
                 "architecture": architecture_keys(model.config),
+                SETTINGS: deciding_settings(args) | {"cross_document_attention": data.cross_document_attention},
                 **rates,
             },
+            args.resume_from_checkpoint,
         )
         write_plan(
             args,
@@ -102,8 +110,6 @@ def train_on_rows(
             tokens_per_step=plan.batch.tokens_per_step,
             flops_per_token=plan.flops_per_token,
         )
-    say(speed_up(model, args, recipe.model.attn_implementation))
-    train_rows = rows_of(plan.max_steps * plan.batch.rows_per_step)
     # A stream is read in one process and dealt out row by row, which a batch's sequence lengths would not survive.
     with_lengths = takes_sequence_lengths(model.config) and not isinstance(train_rows, IterableDataset)
     trainer = PackedRowsTrainer(
@@ -136,5 +142,5 @@ def train_on_rows(
             bytes_per_token=bytes_per_token,
         )
         say(stage_summary(folders.stage))
-    if args.push_to_hub:
-        trainer.push_to_hub()
+        if args.pushes_to_hub:
+            say(push_stage(args, folders.stage))

@@ -8,15 +8,22 @@ from typing import Any
 
 from hfgpt.errors import UserError
 from hfgpt.recipe import STAGES, Recipe
+from hfgpt.run_identity import IDENTITY_FILE, RECIPE_FILE, refuse_changes
+from hfgpt.whole_files import write_whole
 
 # Written last of all, so its presence means that the stage is complete.
 FINAL_METRICS = "final_metrics.json"
-RECIPE_FILE = "recipe.yaml"
-IDENTITY_FILE = "identity.json"  # what must stay the same for a run to go on
 PLAN_FILE = "plan.json"  # the length that a stage set out for
 # What --overwrite removes: by exact names, since output_dir may be a folder with other things in it.
 LEFT_BY_A_RUN = (
-    *("checkpoint-[0-9]*", "checkpoint-being-written", "metrics.jsonl", "samples.jsonl", "evals.jsonl"),
+    *(
+        "checkpoint-[0-9]*",
+        "checkpoint-being-written",
+        "being-pushed",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "evals.jsonl",
+    ),
     *(FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, "environment.json", "loss.png"),
 )
 
@@ -40,6 +47,10 @@ def workspace(recipe: Recipe, stage: str) -> Workspace:
     folder = Path(output_dir) if output_dir else recipe.folder / stage
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; output_dir must be a folder.")
+    checkpoint = recipe.sections.get(stage, {}).get("resume_from_checkpoint")
+    if recipe.run.overwrite and isinstance(checkpoint, str) and checkpoint.lower() not in {"true", "false"}:
+        place = recipe.place(stage, "resume_from_checkpoint")
+        raise UserError(f"{place} {checkpoint}: --overwrite begins anew, so leave out one of the two.")
 
     def shared(name: str) -> Path:
         usual = recipe.folder / name
@@ -48,29 +59,24 @@ def workspace(recipe: Recipe, stage: str) -> Workspace:
     return Workspace(tokenizer=shared("tokenizer"), data=shared("data"), stage=folder)
 
 
-def start_stage(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
+def start_stage(folder: Path, recipe: Recipe, identity: dict[str, Any], checkpoint: str | None = None) -> None:
     """Make the stage's folder, no longer complete if it was, with the recipe as it is run.
 
     With `--overwrite` what an earlier run left there is removed. Otherwise `identity`, which decides every step, must
-    be that of the run that began there: raises UserError naming what differs, before anything is changed.
+    be that of the run that began there, or else of the run to which the `checkpoint` belongs that it is to go on from:
+    raises UserError naming what differs, before anything is changed.
     """
     if recipe.run.overwrite and folder.exists():
         for left in LEFT_BY_A_RUN:
             for path in folder.glob(left):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    began = folder / IDENTITY_FILE
-    if began.is_file() and any(folder.glob("checkpoint-*")):
-        earlier = json.loads(began.read_text(encoding="utf-8"))
-        for name, value in json.loads(json.dumps(identity)).items():
-            if earlier.get(name) != value:
-                raise UserError(
-                    f"the run in {folder} began with {name} {earlier.get(name)}, not {value}: give the old value back "
-                    "to go on, or start anew with --overwrite."
-                )
+    begun = folder if checkpoint is None or any(folder.glob("checkpoint-[0-9]*")) else Path(checkpoint).parent
+    if (begun / IDENTITY_FILE).is_file() and any(begun.glob("checkpoint-[0-9]*")):
+        refuse_changes(begun, recipe, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    began.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    write_whole(folder / IDENTITY_FILE, json.dumps(identity, indent=1))
     (folder / FINAL_METRICS).unlink(missing_ok=True)
-    (folder / RECIPE_FILE).write_text(recipe.as_text(), encoding="utf-8")
+    write_whole(folder / RECIPE_FILE, recipe.as_text())
 
 
 def stage_before(recipe: Recipe, stage: str) -> Path | None:

@@ -2,7 +2,6 @@
 where asked for, and after the last. Training goes on as if nothing had been measured."""
 
 import gc
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from hfgpt.evals.harness import evaluate_tasks
 from hfgpt.evals.pass_at_k import measure_pass_at_k
 from hfgpt.evals.scores import EVALS_FILE, Scores
 from hfgpt.training.record import RunRecord
+from hfgpt.training.record_file import RecordFile
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ScoresCallback(TrainerCallback, ABC):
     """
 
     def __init__(self, folder: Path, record: RunRecord, times: ScoringTimes):
-        self.path = folder / EVALS_FILE
+        self.scores = RecordFile(folder / EVALS_FILE)
         self.record, self.times = record, times
         self.tokens = 0  # after the last step seen
 
@@ -76,8 +76,7 @@ class ScoresCallback(TrainerCallback, ABC):
             _release_memory(model.device)
         if state.is_world_process_zero:
             tqdm.write(f"{_in_words(state.global_step, results)} ({time.perf_counter() - began:.0f} s)")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, "tokens": self.tokens, "results": results}) + "\n")
+            self.scores.append({"step": state.global_step, "tokens": self.tokens, "results": results})
 
 
 def _release_memory(device: torch.device) -> None:

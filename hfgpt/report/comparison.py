@@ -1,7 +1,6 @@
 """Runs side by side: where their recipes differ, where they stand, how soon each reaches what the first one reached,
 and what they can do."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from hfgpt.recipe import SHARED_SECTIONS, STAGES, read_recipe_file
 from hfgpt.report.abilities import abilities_among, ability_rows, last_scores
 from hfgpt.report.sweep_results import LOSS_NAMES
 from hfgpt.report.tables import Table, short_number, short_time
+from hfgpt.run_identity import SETTINGS
 from hfgpt.training.record import METRICS_FILE, read_records
+from hfgpt.whole_files import read_object
 from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE, RECIPE_FILE
 
 NOT_COMPARED = {"output_dir", "run_name"}
@@ -202,10 +203,9 @@ def _open(name: str, folder: Path, recipe: dict[str, Any], scores: dict[str, Sco
     if not records:
         raise UserError(f"{folder / METRICS_FILE} has no record yet.")
     identity, final = (
-        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        for path in (folder / IDENTITY_FILE, folder / FINAL_METRICS)
+        read_object(path) if path.is_file() else None for path in (folder / IDENTITY_FILE, folder / FINAL_METRICS)
     )
-    derived = dict(identity or {})
+    derived = {key: value for key, value in (identity or {}).items() if key != SETTINGS}  # the recipe has them
     return ComparedRun(name, folder, recipe, derived.pop("architecture", {}) | derived, records, final, scores)
 
 

@@ -1,13 +1,16 @@
 """What a finished stage tells its user on the terminal, read back from the files that it left."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from hfgpt.evals.scores import Scores, read_scores
 from hfgpt.report.plots import LOSS_PLOT, plot_loss
 from hfgpt.training.record import METRICS_FILE, RunRecord, read_records
+from hfgpt.whole_files import write_whole
 from hfgpt.workspace import FINAL_METRICS
 
+FAULTS = {"skip": "updates_left_out", "rollback": "rollbacks"}  # what guards did, in final_metrics.json
 LAST_VALUES = ("loss", "val_loss", "val_bits_per_byte")
 
 
@@ -18,6 +21,7 @@ def finish_stage(
     plot_loss(folder, bytes_per_token)
     records = read_records(folder / METRICS_FILE)
     tokens = records[-1]["tokens"] if records else 0
+    faults = Counter(fault["policy"] for record in records for fault in record.get("faults", []))
     last = {name: next((r[name] for r in reversed(records) if name in r), None) for name in LAST_VALUES}
     final = {
         "steps": steps,
@@ -27,8 +31,9 @@ def finish_stage(
         "tokens_per_second": tokens / record.elapsed(),
         "parameters": parameters,
         **last,
+        **{name: faults[policy] for policy, name in FAULTS.items() if faults[policy]},
     }
-    (folder / FINAL_METRICS).write_text(json.dumps(final, indent=1), encoding="utf-8")
+    write_whole(folder / FINAL_METRICS, json.dumps(final, indent=1))
 
 
 def stage_summary(folder: Path) -> str:
@@ -44,6 +49,8 @@ def stage_summary(folder: Path) -> str:
         lines[0] += f", held-out loss {final['val_loss']:.4f}"
     if final["val_bits_per_byte"] is not None:
         lines[0] += f", bits per byte {final['val_bits_per_byte']:.4f}"
+    if done := [f"{name.replace('_', ' ')} {final[name]}" for name in FAULTS.values() if name in final]:
+        lines.append(f"guards: {', '.join(done)} (faults in {folder / METRICS_FILE})")
     scores = read_scores(folder)
     if 0 in scores and len(scores) > 1:
         lines += [f"{'score':<44} {'before':>8} {'after':>8}", *_before_and_after(scores[0], scores[max(scores)])]

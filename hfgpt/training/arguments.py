@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
+from hfgpt.recipe_values import shown
+from hfgpt.training.guards import LEAST_STEPS, POLICIES
 from hfgpt.training.rates import default_rates
 
 
@@ -24,8 +27,23 @@ REFUSED_KEYS = {
     "deepspeed": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/zero3.yaml",
     "load_best_model_at_end": "the last checkpoint is the result; save_total_limit keeps older ones",
     "data_seed": "data.seed decides the order of rows",
+    "hub_always_push": "one push runs at a time, and the last one brings everything",
+    "enable_jit_checkpoint": "a run that gets SIGTERM or SIGINT saves and stops by itself",
+    "ignore_data_skip": "a run goes on with the rows that come next",
+    "restore_callback_states_from_checkpoint": "what hfgpt's callbacks must keep they keep by themselves",
     "save_only_model": "a checkpoint without optimizer state cannot be gone on from",
 }
+# Keys whose values must be above zero, and those that may be 0, where they are set.
+ABOVE_ZERO = (
+    *("num_train_epochs", "rate_scale", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("gradient_accumulation_steps", "logging_steps", "eval_steps", "sample_max_new_tokens"),
+    *("eval_tasks_limit", "eval_tasks_batch_size"),
+)
+NOT_NEGATIVE = (
+    *("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate", "min_lr_ratio"),
+    *("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "save_total_limit", "save_weights_total_limit"),
+    *("sample_steps", "eval_tasks_steps", "dataloader_num_workers"),
+)
 
 
 @dataclass
@@ -69,13 +87,30 @@ class StageArguments(TrainingArguments):
     eval_steps: float | None = _option(250, "Steps between two evaluations on held-out rows.")
     save_steps: float = _option(1000, "Steps between two checkpoints.")
     save_total_limit: int | None = _option(
-        2, "Checkpoints kept; older ones are removed after a newer one is complete."
+        2, "Checkpoints kept to go on from; older ones go when a newer one is complete. Null or 0 keeps all."
+    )
+    save_weights_total_limit: int | None = _option(
+        0, "Of the older ones, how many keep the model alone, without optimizer state; null is all."
     )
     report_to: list[str] | str | None = _option("none", "trackio, tensorboard, wandb, or none.")  # type: ignore[assignment]
     remove_unused_columns: bool = _option(False, "HF's column filter; packed rows have no unused columns.")
     ddp_find_unused_parameters: bool | None = _option(False, "The model uses every parameter in every step.")
     hub_strategy: str = _option("end", "When push_to_hub pushes: end, or every_save.")  # type: ignore[assignment]
+    hub_private_repo: bool | None = _option(True, "Whether a repo that push_to_hub makes is private.")
     average_tokens_across_devices: bool = _option(True, "Mean loss over the tokens of all GPUs.")
+
+    nan_policy: str = _option("stop", "A loss or gradient that is not finite: stop, skip the update, or rollback.")
+    loss_spike_policy: str | None = _option(
+        None,
+        "A spike of the loss: skip the update, rollback to the last checkpoint, stop, or ignore; null is skip, in DPO "
+        "and GRPO ignore.",
+    )
+    grad_norm_policy: str | None = _option(None, "A gradient that explodes: as for a spike.")
+    loss_spike_zscore: float = _option(10.0, "Robust z-score, over guard_window steps, above which a loss is a spike.")
+    grad_norm_factor: float = _option(10.0, "A gradient explodes at so many times the median norm of guard_window.")
+    guard_window: int = _option(128, "Steps that a step's loss and gradient norm are compared with.")
+    guard_limit: int = _option(10, "Updates left out in a row, or rollbacks in all, after which the run stops.")
+    rank_check_steps: int = _option(100, "Steps between two checks that all processes hold the same weights; 0: none.")
 
     sample_prompts: list[str] = _option(["Once upon a time"], "Prompts that are continued during training.")
     sample_steps: int = _option(250, "Steps between two rounds of samples; 0 for none.")
@@ -89,18 +124,18 @@ class StageArguments(TrainingArguments):
     bpb_text: list[str] = _option([], "Task bpb: files of text whose bits per byte are measured.")
     log_histograms: bool = _option(False, "Histograms of weights and gradients at every logging step, to report_to.")
 
+    length_key: ClassVar[str] = "data.max_length"  # what the memory of a row follows
+    steps_are_alike: ClassVar[bool] = True  # so that one whose loss or gradient stands out is a fault
     compiles_on_gpu: ClassVar[bool] = False  # TRL's batches change their shape from step to step
 
     def __post_init__(self):
-        for key in ("num_train_epochs", "rate_scale", "eval_tasks_limit"):
+        for key in ABOVE_ZERO:
             if (value := getattr(self, key)) is not None and value <= 0:
                 raise ValueError(f"{key} must be above zero, not {value}")
-        sizes = ("per_device_train_batch_size", "per_device_eval_batch_size", "eval_tasks_batch_size")
-        for key in (*sizes, "logging_steps"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key} must be above zero, not {getattr(self, key)}")
-        if self.eval_tasks_steps < 0:
-            raise ValueError(f"eval_tasks_steps must be 0 or more, not {self.eval_tasks_steps}")
+        for key in NOT_NEGATIVE:
+            if (getattr(self, key) or 0) < 0:
+                raise ValueError(f"{key} must be 0 or more, not {getattr(self, key)}")
+        self._check_reports()
         if min(self.eval_tasks_tokens, default=1) <= 0:
             raise ValueError(f"eval_tasks_tokens must be above zero, not {min(self.eval_tasks_tokens)}")
         if not 0 <= self.decay_ratio <= 1:
@@ -108,6 +143,7 @@ class StageArguments(TrainingArguments):
         for key, way_out in REFUSED_KEYS.items():
             if getattr(self, key):
                 raise ValueError(f"{key} is not supported: {way_out}")
+        self._fill_guards()
         if self.hub_strategy not in {"end", "every_save"}:
             raise ValueError(f"hub_strategy must be end or every_save, not {self.hub_strategy}")
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
@@ -136,8 +172,44 @@ class StageArguments(TrainingArguments):
         if self.uses_muon:
             self.optim = "adamw_torch"  # TrainingArguments refuses names it does not know; the trainer sets Muon
         super().__post_init__()
+        # Ours never stop a run (hfgpt/hub/stage_pushes.py); HF's own, left on, would end it at the Hub's first error.
+        self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
         # One process trains on one GPU; HF would wrap the model in nn.DataParallel where several are visible.
         self._n_gpu = min(self.n_gpu, 1)
+
+    def _check_reports(self) -> None:
+        """Refuse a tracker that is not known or not installed, which HF would do in the middle of a stage."""
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        here = get_available_reporting_integrations()
+        for name in named:
+            if name not in {"all", "none", *here}:
+                raise ValueError(f"report_to: {shown(name)} is not known or not installed; here are {', '.join(here)}")
+
+    def _fill_guards(self) -> None:
+        """Set the policies that are null. DeepSpeed updates inside its backward pass, so it can leave nothing out."""
+        by_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+        usual = "skip" if self.steps_are_alike and not by_deepspeed else "ignore"
+        self.grad_norm_policy = self.grad_norm_policy or usual
+        self.loss_spike_policy = self.loss_spike_policy or usual
+        for key, policy in self.guard_policies().items():
+            allowed = [p for p in POLICIES if not (p == "ignore" and key == "nan_policy")]
+            allowed = [p for p in allowed if not (by_deepspeed and p in ("skip", "rollback"))]
+            if policy not in allowed:
+                under = " under DeepSpeed" if by_deepspeed else ""
+                raise ValueError(f"{key} must be {' or '.join(allowed)}{under}, not {policy}")
+        lowest = {"loss_spike_zscore": 1, "grad_norm_factor": 1, "guard_window": LEAST_STEPS, "guard_limit": 1}
+        for key, least in (lowest | {"rank_check_steps": 0}).items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} must be {least} or more, not {getattr(self, key)}")
+
+    def guard_policies(self) -> dict[str, str]:
+        """What is done about a step that is not healthy, by the key that decides."""
+        assert self.loss_spike_policy and self.grad_norm_policy
+        return {
+            "nan_policy": self.nan_policy,
+            "loss_spike_policy": self.loss_spike_policy,
+            "grad_norm_policy": self.grad_norm_policy,
+        }
 
     @property
     def optimizer_name(self) -> str:

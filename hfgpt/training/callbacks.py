@@ -1,6 +1,5 @@
 """What happens beside the training step: samples from fixed prompts, readable progress lines, histograms."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import ProgressCallback
 
 from hfgpt.training.record import RunRecord
+from hfgpt.training.record_file import RecordFile
 from hfgpt.training.step_timing import PHASE_SECONDS, PHASES
 
 SAMPLES_FILE = "samples.jsonl"
@@ -38,7 +38,7 @@ class SampleCallback(TrainerCallback):
     ):
         self.tokenizer, self.prompts, self.record = tokenizer, list(prompts), record
         self.as_chat = as_chat
-        self.path = folder / SAMPLES_FILE
+        self.samples = RecordFile(folder / SAMPLES_FILE)
         self.every, self.max_new_tokens = every, max_new_tokens
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -56,11 +56,9 @@ class SampleCallback(TrainerCallback):
                 model, self.tokenizer, self.prompts, self.max_new_tokens, bf16, as_chat=self.as_chat
             )
         if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                for prompt, completion in zip(self.prompts, completions, strict=True):
-                    tqdm.write(f"step {state.global_step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
-                    sample = {"step": state.global_step, "prompt": prompt, "completion": completion}
-                    file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+            for prompt, completion in zip(self.prompts, completions, strict=True):
+                tqdm.write(f"step {state.global_step} sample | {prompt} →{' ' + ' '.join(completion.split())}")
+                self.samples.append({"step": state.global_step, "prompt": prompt, "completion": completion})
 
 
 def continue_prompts(

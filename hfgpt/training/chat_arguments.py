@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
+from transformers import PreTrainedModel
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from hfgpt.arguments import DataArguments
@@ -72,6 +73,11 @@ class ChatSourceArguments(StageArguments):
         return found
 
     def __post_init__(self):
+        for key in ("max_rows", "num_shards", "lora_r", "lora_alpha"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key} must be 1 or more, not {value}")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora_dropout must be 0 or more and below 1, not {self.lora_dropout}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be 0 or more and below 1, not {self.validation_fraction}")
         if self.use_peft:
@@ -112,12 +118,28 @@ class SftArguments(ChatSourceArguments, SFTConfig):  # type: ignore[misc]
         super().__post_init__()
 
 
+# Those that trl.DPOTrainer computes; it refuses others at the first step.
+DPO_LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+
+
 @dataclass
 class DpoArguments(ChatSourceArguments, DPOConfig):  # type: ignore[misc]
     """The `dpo:` section: every key of `trl.DPOConfig` works under its own name."""
 
     rate_scale: float | None = _option(0.01, "Multiplies every rate that is null.")
     usual_dataset = ("HuggingFaceH4/ultrafeedback_binarized", None, "train_prefs")
+    steps_are_alike = False  # once most pairs are told apart, those that are not stand far out
+
+    def __post_init__(self):
+        if self.beta < 0:
+            raise ValueError(f"beta must be 0 or more, not {self.beta}")
+        for loss in [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type:
+            if loss not in DPO_LOSSES:
+                raise ValueError(f"loss_type: {loss} is none of {', '.join(DPO_LOSSES)}")
+        super().__post_init__()
 
 
 @dataclass
@@ -132,20 +154,34 @@ class GrpoArguments(ChatSourceArguments, GRPOConfig):  # type: ignore[misc]
     pass_at_prompts: int = _option(200, "Held-out prompts that pass@k is measured on.")
     self_play: bool = _option(False, "Tiny world only: the model makes up the sums that it answers.")
     usual_dataset = ("openai/gsm8k", "main", "train")
+    length_key = "max_completion_length"
+    steps_are_alike = False  # most answers may earn the same, and then teach nothing
 
     def __post_init__(self):
         if self.use_vllm and find_spec("vllm") is None:
             raise ValueError("use_vllm needs vLLM, which is not installed: pip install vllm, or leave it out")
         if not self.pass_at or min(self.pass_at) < 1:
             raise ValueError(f"pass_at must name one k or more, each at least 1, not {self.pass_at}")
+        if self.num_generations < 2:
+            raise ValueError(f"num_generations must be 2 or more, which are compared, not {self.num_generations}")
+        for key in ("max_completion_length", "temperature", "pass_at_prompts"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key} must be above zero, not {getattr(self, key)}")
+        if self.beta < 0:
+            raise ValueError(f"beta must be 0 or more, not {self.beta}")
         super().__post_init__()
 
 
-def lora_config(args: ChatSourceArguments) -> Any:
-    """The adapters that `use_peft` asks for; None without it."""
+def lora_config(args: ChatSourceArguments, model: PreTrainedModel) -> Any:
+    """The adapters for `model` that `use_peft` asks for; None without it. Raises ValueError for a linear that it has
+    not, which peft passes over as long as another is there."""
     if not args.use_peft:
         return None
     from peft import LoraConfig
+
+    for target in args.lora_target_modules if isinstance(args.lora_target_modules, list) else []:
+        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
+            raise ValueError(f"lora_target_modules: the model has no {target}")
 
     return LoraConfig(
         r=args.lora_r,

@@ -1,131 +1,211 @@
-"""Checkpoints that are either complete or invisible: written aside, marked, then renamed into place.
+"""A run's checkpoint folders on disk: the mark that makes one complete, what is wrong with the others, rotation.
 
-HF's Trainer writes straight into `checkpoint-N` and takes the highest N on resume, complete or not.
+A folder without a true mark is never used. Imports no torch, and reads no file of a checkpoint but its mark.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-
-from torch.distributed.fsdp import StateDictType
-from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-from hfgpt.errors import UserError
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
 
 COMPLETE_MARK = "COMPLETE"
 STAGING = "checkpoint-being-written"
+FULL, WEIGHTS = "full", "weights"  # a checkpoint to go on from, and one that has kept its model alone
+
+# What only going on needs, by the names that HF's Trainer, accelerate and DeepSpeed give it.
+TRAINING_STATE = (
+    *("optimizer.pt", "optimizer.bin", "optimizer_*", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    "progress.json",  # ours (exact_resume.py)
+)
+# Copies of the weights for resuming in shards; the only weights there are where no safetensors lie beside them.
+WEIGHTS_IN_SHARDS = ("pytorch_model_fsdp*", "global_step*", "latest", "zero_to_fp32.py")
 
 
-class CompleteCheckpoints(Trainer):
-    """A Trainer whose checkpoint folders carry the mark COMPLETE (the size of every file) or do not exist."""
+@dataclass(frozen=True)
+class FileMark:
+    """What a file must be: its size in bytes and its SHA-256, in hexadecimal digits."""
 
-    _staging: Path | None = None
+    bytes: int
+    sha256: str
 
-    def _get_output_dir(self, trial):
-        return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
-    def save_model(self, output_dir=None, _internal_call=False):
-        """The stage's result is a whole model folder however the run's checkpoints are written."""
-        if not self.is_fsdp_enabled or _internal_call:
-            return super().save_model(output_dir, _internal_call)
-        plugin = self.accelerator.state.fsdp_plugin
-        of_checkpoints = plugin.state_dict_type
-        plugin.state_dict_type = StateDictType.FULL_STATE_DICT  # under any other HF writes nothing, without a word
-        try:
-            super().save_model(output_dir, _internal_call)
-        finally:
-            plugin.state_dict_type = of_checkpoints
+@dataclass(frozen=True)
+class Mark:
+    """The content of COMPLETE: `kind` is full or weights, `files` says of each path in the folder what it must be."""
 
-    def _save_checkpoint(self, model, trial):
-        run_folder = Path(self.args.output_dir)
-        staging = run_folder / STAGING
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(staging / name)
-            shutil.rmtree(run_folder / name, ignore_errors=True)
-            os.replace(staging / name, run_folder / name)
-            shutil.rmtree(staging)
-            remove_old_checkpoints(run_folder, self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+    kind: str
+    files: dict[str, FileMark]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.bytes for file in self.files.values())
 
 
 def mark_complete(folder: Path) -> None:
-    """Sync every file of `folder` to disk and write the mark that lists their sizes in bytes."""
-    sizes = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    """Sync every file of `folder` to disk, then write the mark that lists their sizes and hashes."""
+    files = {}
+    for path in _files(folder):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        sizes[str(path.relative_to(folder))] = path.stat().st_size
-    temporary = folder / f"{COMPLETE_MARK}.tmp"
-    temporary.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / COMPLETE_MARK)
+            files[str(path.relative_to(folder))] = FileMark(
+                path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            )
+    for inner in (p for p in folder.rglob("*") if p.is_dir()):
+        _sync_folder(inner)
+    _write_mark(folder, Mark(FULL, files))
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The mark of a checkpoint; None where there is none, or one that does not say all that it must."""
+    try:
+        mark = json.loads((folder / COMPLETE_MARK).read_text(encoding="utf-8"))
+        files = {name: FileMark(int(file["bytes"]), str(file["sha256"])) for name, file in mark["files"].items()}
+        return Mark(mark["kind"], files) if mark["kind"] in (FULL, WEIGHTS) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def missing_pieces(folder: Path) -> list[str]:
     """What keeps a checkpoint from being complete: the mark itself, or files that are absent or of another size."""
-    try:
-        sizes = json.loads((folder / COMPLETE_MARK).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+    mark = read_mark(folder)
+    if mark is None:
         return [COMPLETE_MARK]
-    return [
-        name for name, size in sizes.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size
-    ]
+    return [name for name, file in mark.files.items() if _size(folder / name) != file.bytes]
+
+
+def altered_files(folder: Path) -> list[str]:
+    """Files of a complete checkpoint whose content is not what was written, or cannot be read. Reads every byte."""
+    mark = read_mark(folder)
+    return [name for name, file in mark.files.items() if _sha256(folder / name) != file.sha256] if mark else []
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why a run cannot go on from `folder`, as words after its name; None if it can. Reads every byte."""
+    if missing := missing_pieces(folder):
+        return f"is incomplete ({', '.join(missing)})"
+    mark = read_mark(folder)
+    if mark is not None and mark.kind == WEIGHTS:
+        return "holds the weights alone"
+    if altered := altered_files(folder):
+        return f"is damaged ({', '.join(altered)})"
+    return None
 
 
 def checkpoint_step(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
+def checkpoint_folders(run_folder: Path) -> list[Path]:
+    """Folders of a run that are named like checkpoints, whatever is in them, oldest first."""
+    named = (p for p in run_folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and p.is_dir())
+    return sorted(named, key=checkpoint_step)
+
+
 def complete_checkpoints(run_folder: Path) -> tuple[list[Path], dict[Path, list[str]]]:
-    """Complete checkpoints of a run, oldest first, and what the others lack."""
-    complete, incomplete = [], {}
-    for folder in run_folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if folder.is_dir() and folder.name.rpartition("-")[2].isdigit():
-            missing = missing_pieces(folder)
-            if missing:
-                incomplete[folder] = missing
-            else:
-                complete.append(folder)
-    return sorted(complete, key=checkpoint_step), incomplete
+    """Checkpoints to go on from by the sizes of their files, oldest first, and what incomplete ones lack."""
+    lacking = {folder: missing_pieces(folder) for folder in checkpoint_folders(run_folder)}
+    complete = [folder for folder, missing in lacking.items() if not missing and _kind(folder) == FULL]
+    return complete, {folder: missing for folder, missing in lacking.items() if missing}
 
 
-def checkpoint_to_resume(run_folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint, None if there is none; incomplete ones are named and passed over."""
-    complete, incomplete = complete_checkpoints(run_folder)
-    for folder, missing in incomplete.items():
-        say(f"{folder} is incomplete ({', '.join(missing)}) and is not used.")
-    if not complete:
+def publish(staged: Path, folder: Path) -> None:
+    """Mark the checkpoint `staged` and let it appear as `folder` in one step, instead of what is there."""
+    mark_complete(staged)
+    if folder.exists():
+        _remove(folder)
+    os.replace(staged, folder)
+    _sync_folder(folder.parent)
+
+
+def rotate_checkpoints(run_folder: Path, total_limit: int | None, weights_limit: int | None = 0) -> None:
+    """Keep the newest `total_limit` full checkpoints (all when null or 0), of the `weights_limit` before them (all
+    when null) the model alone, and none of those before. Incomplete ones are left as they are."""
+    if not total_limit:
+        return
+    whole = [folder for folder in checkpoint_folders(run_folder) if not missing_pieces(folder)]
+    newest = [folder for folder in whole if _kind(folder) == FULL][-total_limit:]
+    older = [folder for folder in whole if folder not in newest]
+    kept = older if weights_limit is None else older[max(0, len(older) - weights_limit) :]
+    for folder in older:
+        if folder in kept:
+            drop_training_state(folder)
+        else:
+            _remove(folder)
+
+
+def drop_training_state(folder: Path) -> None:
+    """Turn a complete checkpoint into one of weights alone: the mark first, so that it is never half of one."""
+    mark = read_mark(folder)
+    if mark is None:
+        return
+    has_safetensors = any(name.endswith(".safetensors") for name in mark.files)
+    dropped = TRAINING_STATE + (WEIGHTS_IN_SHARDS if has_safetensors else ())
+
+    def is_dropped(name: str) -> bool:
+        return any(fnmatch(PurePath(name).parts[0], pattern) for pattern in dropped)
+
+    if mark.kind == FULL:
+        _write_mark(folder, Mark(WEIGHTS, {name: file for name, file in mark.files.items() if not is_dropped(name)}))
+    for path in folder.iterdir():
+        if is_dropped(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def clear_staging(run_folder: Path) -> None:
+    """Remove what a killed save or removal has left."""
+    shutil.rmtree(run_folder / STAGING, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight in one step, so that a kill leaves no checkpoint without half of its files."""
+    aside = folder.parent / STAGING / f"{folder.name}-removed"
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_mark(folder: Path, mark: Mark) -> None:
+    temporary = folder / f"{COMPLETE_MARK}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(mark), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / COMPLETE_MARK)
+    _sync_folder(folder)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file of a checkpoint but its mark."""
+    marks = {folder / COMPLETE_MARK, folder / f"{COMPLETE_MARK}.tmp"}
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in marks)
+
+
+def _kind(folder: Path) -> str | None:
+    mark = read_mark(folder)
+    return mark.kind if mark else None
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # a disk that fails where it is read
         return None
-    say(f"going on from {complete[-1]}")
-    return complete[-1]
 
 
-def named_checkpoint(named: str | None) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` names; UserError if it is not a complete one."""
-    if named is None or named.lower() in {"true", "false"}:
-        return None
-    missing = missing_pieces(Path(named))
-    if missing:
-        raise UserError(
-            f"resume_from_checkpoint: {named} is not a complete checkpoint ({', '.join(missing)} missing)."
-        )
-    return Path(named)
-
-
-def remove_old_checkpoints(run_folder: Path, limit: int | None) -> None:
-    """Keep the newest `limit` complete checkpoints (all when null or 0)."""
-    complete, _ = complete_checkpoints(run_folder)
-    for folder in complete[:-limit] if limit else []:
-        shutil.rmtree(folder)
+def _sync_folder(folder: Path) -> None:
+    """Let the names in `folder` reach the disk, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

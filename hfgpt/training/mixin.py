@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hfgpt.errors import UserError
 from hfgpt.training.arguments import StageArguments
-from hfgpt.training.checkpoints import CompleteCheckpoints
-from hfgpt.training.distributed_muon import local_part
+from hfgpt.training.exact_resume import ExactResume
+from hfgpt.training.guarded_steps import GuardedSteps
 from hfgpt.training.hardware import peak_memory_bytes
-from hfgpt.training.loss_watch import LossWatch
 from hfgpt.training.optimizer import MuonAdamWFactory
+from hfgpt.training.preemption import LoadersOutliveSignals
 from hfgpt.training.record import RunRecord
 from hfgpt.training.schedules import warmup_stable_decay
 from hfgpt.training.step_timing import PHASE_SECONDS, StepTimer, TimedSteps
@@ -35,8 +34,8 @@ KEPT = (
 SHOWN = ("tokens", "tokens_per_second", "mfu", "peak_memory_bytes", *PHASE_SECONDS)
 
 
-class RecordedTrainer(TimedSteps, CompleteCheckpoints):
-    """A Trainer that writes metrics.jsonl, optimises by Muon where the recipe says so and stops at what is not finite.
+class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSignals):
+    """A Trainer that writes metrics.jsonl, optimises by Muon where the recipe says so, and guards its steps.
 
     For TRL's trainers name it after theirs, `class SftTrainer(SFTTrainer, RecordedTrainer)`: what they log then comes
     through here. `record_into` must be called before `train`.
@@ -44,13 +43,12 @@ class RecordedTrainer(TimedSteps, CompleteCheckpoints):
 
     args: StageArguments
     record: RunRecord
-    loss_watch: LossWatch
     tokens_are_counted = False  # True where only TRL's own count knows how many tokens a step had
 
     def record_into(self, record: RunRecord, rates: dict[str, float]) -> None:
         """Write records to `record`; `rates` are those of the parameter groups."""
         self.record = record
-        self.loss_watch = LossWatch()
+        self.add_guards()
         self.step_timer = StepTimer(self.args.device)
         self.add_callback(_Clock(record, self.step_timer))
         if self.args.uses_muon:
@@ -95,39 +93,23 @@ class RecordedTrainer(TimedSteps, CompleteCheckpoints):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
-        if found := self.loss_watch.not_finite(self.state.global_step + 1, loss):
-            self._stop_for(f"the loss is {found[1]}", found[0])
-        return loss
-
     def evaluate(self, *args, **kwargs):
         with self.record.paused():
             return super().evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         with self.record.paused():
-            if not self._are_finite(model):
-                self._stop_for("the weights hold values that are not finite")
             super()._save_checkpoint(model, trial)
-
-    def _are_finite(self, model: nn.Module) -> bool:
-        """Whether all weights are, in the parts that all processes hold, so that all say the same."""
-        finite = torch.stack([torch.isfinite(local_part(p)).all() for p in model.parameters()]).all()
-        return bool(self.accelerator.gather(finite.view(1)).all())
-
-    def _stop_for(self, what: str, step: int | None = None):
-        raise UserError(
-            f"{what} at step {step or self.state.global_step}: lower the learning rates or raise warmup_steps and "
-            "start anew with --overwrite; nothing that is not finite was saved."
-        )
+        if self.last_save is not None:
+            save = {"save_seconds": round(self.last_save.seconds, 3), "checkpoint_bytes": self.last_save.num_bytes}
+            self.record.append(self.last_save.step, save)
 
     def log(self, logs, start_time=None):
         if "eval_nats_per_token" in logs:  # HF's own eval_loss counts rows twice where processes share them unevenly
             logs["eval_loss"] = logs.pop("eval_nats_per_token")
-        for name, words in (("loss", "the loss is"), ("grad_norm", "the gradient's norm is")):
-            if name in logs and not math.isfinite(logs[name]):
-                self._stop_for(f"{words} {logs[name]}")
+        faults = self.faults_since_last_asked() if "loss" in logs else []
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            del logs["grad_norm"]  # of an update that was left out
         step = self.state.global_step
         values = {NAMES.get(name, name): logs[name] for name in KEPT if name in logs}
         if self.tokens_are_counted and "num_tokens" in logs:
@@ -136,6 +118,7 @@ class RecordedTrainer(TimedSteps, CompleteCheckpoints):
             values.update(self.record.speed(step))
             values.update(self.step_timer.read())
             values["peak_memory_bytes"] = peak_memory_bytes(self.args.device)
+            values.update({"faults": faults} if faults else {})
         if values:
             record = self.record.append(step, values)
             logs.update({name: record[name] for name in SHOWN if name in record})

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hfgpt.errors import UserError
+from hfgpt.training.record_file import RecordFile
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -33,6 +36,7 @@ class RunRecord:
         synchronize: Callable[[], None] = lambda: None,
     ):
         self.path = folder / METRICS_FILE
+        self._file = RecordFile(self.path)
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = flops_per_token
         self.rows_per_epoch = rows_per_epoch
@@ -104,8 +108,7 @@ class RunRecord:
             record["epoch"] = round(step * self.rows_per_step / self.rows_per_epoch, 4)
         record.update(values)
         if self.write:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            self._file.append(record)
         return record
 
 
@@ -120,14 +123,24 @@ def keep_records(path: Path, step: int, write: bool = True) -> list[dict[str, An
     return kept
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file in order; none where there is no file. A torn last line is dropped."""
+def read_records(path: Path, key: str = "step") -> list[dict[str, Any]]:
+    """Records of a JSON-lines file in order; none where there is no file. A torn last line is dropped.
+
+    Raises UserError for any other line that is no object with `key`.
+    """
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Not splitlines(): a text in a record may hold other characters that Python takes for ends of lines.
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                break
+            record = None
+        if not isinstance(record, dict) or key not in record:
+            raise UserError(f"{path}: line {number} is no record with a {key}: remove the line.")
+        records.append(record)
     return records

@@ -5,9 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset, Features, List, Value, concatenate_datasets
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from hfgpt.data.order import RunOrder
 from hfgpt.data.rows import OrderedRows, collate_rows, row_order
 
 BOS = 0
@@ -36,6 +38,18 @@ def test_order_differs_between_seeds_and_between_epochs():
     first = row_order(positions, 1000, seed=1)
     assert np.mean(first == row_order(positions, 1000, seed=2)) < 0.02
     assert np.mean(first == row_order(positions + 1000, 1000, seed=1)) < 0.02
+
+
+def test_steps_have_the_same_rows_on_any_number_of_processes_across_the_end_of_an_epoch():
+    """100 rows, 16 a step: the seventh step ends the first epoch and begins the second."""
+    steps: dict[int, list[set[int]]] = {}
+    for processes in (1, 2, 4):
+        batches = BatchSampler(RunOrder(100, 10 * 16, seed=1), 16 // processes, drop_last=False)
+        shards = [list(BatchSamplerShard(batches, processes, index)) for index in range(processes)]
+        steps[processes] = [set().union(*step) for step in zip(*shards, strict=True)]
+    assert len(steps[1]) == 10 and steps[1] == steps[2] == steps[4]
+    order = list(RunOrder(100, 10 * 16, seed=1))
+    assert sorted(order[:100]) == list(range(100)) and order == row_order(np.arange(160), 100, seed=1).tolist()
 
 
 def test_order_looks_random():

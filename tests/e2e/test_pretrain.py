@@ -199,17 +199,14 @@ def test_a_foreign_or_missing_model_is_refused_in_one_sentence(pretrain, root, t
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is a gpt2 model"):
         pretrain("--model_name_or_path", str(tmp_path))
-    with pytest.raises(UserError, match="cannot be loaded as a model"):
+    with pytest.raises(UserError, match="cannot be loaded as a language model"):
         pretrain("--model_name_or_path", str(tmp_path / "nowhere"))
 
 
 def test_what_is_not_finite_stops_the_run_and_is_never_saved(pretrain, root):
     with pytest.raises(UserError, match="(loss|norm) is (nan|inf) at step .*--overwrite"):
-        pretrain("--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", name="seen")
-    late = ["--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", "--logging_first_step", "false"]
-    with pytest.raises(UserError, match="weights hold values that are not finite"):
-        pretrain(*late, "--logging_steps", "100", "--save_steps", "2", name="unseen")
-    assert not list((root / "tiny").rglob("unseen/checkpoint-*/COMPLETE"))
+        pretrain("--optim", "sgd", "--learning_rate", "1e30", "--max_grad_norm", "0", "--save_steps", "2", name="seen")
+    assert not list((root / "tiny").rglob("seen/checkpoint-*"))
 
 
 def test_a_run_does_not_go_on_with_what_would_change_its_steps(pretrain):

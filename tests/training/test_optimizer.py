@@ -156,3 +156,30 @@ def test_a_step_on_a_gpu_never_waits_for_it_and_goes_where_one_on_a_cpu_does():
             torch.cuda.set_sync_debug_mode("default")
     for a, b in zip(on_cpu.parameters(), on_gpu.parameters(), strict=True):
         assert (a - b.cpu()).norm() < 0.05 * (a.norm() + 1)  # bfloat16 against float32
+
+
+def trained_state(found_inf: list[float | None], poisoned: bool = False) -> dict[str, torch.Tensor]:
+    """Weights and state after a step for each entry of `found_inf`; where that is 1, gradients may be `poisoned`."""
+    model = small_model()
+    optimizer = MuonAdamWFactory()(model, **RATES, weight_decay=0.1)
+    for step, found in enumerate(found_inf):
+        torch.manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+            if found and poisoned:
+                parameter.grad.fill_(float("nan"))
+        optimizer.found_inf = None if found is None else torch.tensor(found)
+        optimizer.step()
+    state = {f"{i} {name}": v for i, s in optimizer.state_dict()["state"].items() for name, v in s.items()}
+    return dict(model.named_parameters()) | state
+
+
+def test_a_step_that_the_device_may_leave_out_is_the_same_to_the_last_bit():
+    plain, gated = trained_state([None, None, None]), trained_state([0.0, 0.0, 0.0])
+    assert all(torch.equal(plain[name], gated[name]) for name in plain)
+
+
+def test_a_step_that_the_device_leaves_out_changes_neither_weights_nor_state():
+    before, after = trained_state([0.0, 0.0]), trained_state([0.0, 0.0, 1.0], poisoned=True)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(trained_state([0.0, 0.0, 0.0])["lm_head.weight"], after["lm_head.weight"])

@@ -1,0 +1,65 @@
+"""One of two gloo processes that train together: first with strange rows that only the second of them reads, then with
+a weight in which one bit of the second flips. Prints what came of it as JSON: `torchrun guard_worker.py FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from guarded_run import ROWS, Snapshots, StepRows, everything, faults, guarded_trainer, same  # noqa: E402
+
+from hfgpt.errors import UserError  # noqa: E402
+
+BAD, STEPS = 81, 84
+
+
+def with_strange_rows(folder: Path) -> dict:
+    rows = StepRows(STEPS, strange=[BAD], rows_per_step=2 * ROWS, strange_from=ROWS)
+    trainer = guarded_trainer(folder, rows, max_steps=STEPS)
+    snapshots = Snapshots(trainer, [BAD - 1, BAD, BAD + 1])
+    trainer.add_callback(snapshots)
+    trainer.train()
+    after = snapshots.after
+    return {
+        "unchanged": same(after[BAD - 1], after[BAD]),
+        "goes_on": not same(after[BAD], after[BAD + 1]),
+        "weights": [weight.sum().item() for weight in everything(trainer).values()],
+        "fault_steps": [fault["step"] for fault in faults(folder)],
+    }
+
+
+class FlippedBit(TrainerCallback):
+    """A weight of the second process changes in one bit after the third step."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if args.process_index == 1 and state.global_step == 3:
+            next(model.parameters()).data.view(torch.int32)[0, 0] ^= 1
+
+
+def with_a_flipped_bit(folder: Path) -> str:
+    trainer = guarded_trainer(folder, StepRows(20, rows_per_step=2 * ROWS), max_steps=20, rank_check_steps=4)
+    trainer.add_callback(FlippedBit())
+    try:
+        trainer.train()
+    except UserError as error:
+        return f"step {trainer.state.global_step}: {error}"
+    return "nothing was seen"
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    mine = {"strange": with_strange_rows(folder / "strange"), "flipped": with_a_flipped_bit(folder / "flipped")}
+    both: list = [None, None]
+    dist.all_gather_object(both, mine)
+    if dist.get_rank() == 0:
+        (folder / "result.json").write_text(json.dumps(both))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
