@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from jinja2.exceptions import TemplateError
 from tokenizers.decoders import DecodeStream
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hfgpt.chat.decoding import Decoder, TransformersDecoder
 from hfgpt.chat.gpt_decoder import GPTDecoder, is_plain_gpt
 from hfgpt.chat.sampling import Sampling
 from hfgpt.chat.token_choice import TokenChoice
 from hfgpt.errors import UserError
+from hfgpt.model.loading import load_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,14 +105,12 @@ class Engine:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype is None:
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+        model = load_whole(str(name_or_path), dtype=dtype, trust_remote_code=trust_remote_code)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(
-                name_or_path, dtype=dtype, trust_remote_code=trust_remote_code
-            )
-        except Exception as error:  # of torch, safetensors, huggingface_hub, tokenizers and the model's own code
+        except Exception as error:  # of huggingface_hub, tokenizers and the model's own code
             reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{name_or_path} cannot be loaded as a language model: {reason}") from error
+            raise UserError(f"the tokenizer of {name_or_path} cannot be loaded: {reason}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise UserError(
                 f"The tokenizer of {name_or_path} has no fast version (tokenizer.json); name a model that has."

@@ -1,5 +1,5 @@
 """Answers under way on the server: one thread generates for all of them, a piece each in turn, so that a short answer
-never waits for a long one to end. Asyncio queues carry the text to the clients."""
+never waits for a long one to end, and clients take turns in line. Asyncio queues carry the text to the clients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from queue import Full, Queue
 
 from transformers.cli.serving.utils import ToolCall, _StreamError
 
@@ -19,7 +18,8 @@ from hfgpt.chat.serve_text import CallPiece, TextUntil
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 256  # answers in line behind those that are being generated
+MAX_WAITING = 512  # answers in line behind those that are being generated
+MAX_WAITING_OF_ONE = 256  # of these, answers for one client
 
 
 class Answer:
@@ -28,7 +28,8 @@ class Answer:
     Built on the event loop; `advance` and `fail` are called by the thread that generates.
     """
 
-    def __init__(self, pieces: Iterator[Piece], stops: Sequence[str]) -> None:
+    def __init__(self, pieces: Iterator[Piece], stops: Sequence[str], client: str = "") -> None:
+        self.client = client
         self.queue: asyncio.Queue[str | ToolCall | _StreamError | None] = asyncio.Queue()
         self.total_tokens = 0  # generated so far, the end token included
         self.finish_reason: FinishReason | None = None
@@ -41,9 +42,13 @@ class Answer:
         """Nobody waits for this answer any more: no further token of it is generated."""
         self._cancelled.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def advance(self) -> bool:
         """Generate one piece more; False if that was the last."""
-        if self._cancelled.is_set():
+        if self.is_cancelled:
             self._put(None)
             return False
         try:
@@ -75,45 +80,90 @@ class Answer:
 
 
 class Rotation:
-    """The thread that generates: up to `max_active` answers at a time, a piece each in turn, the rest in line."""
+    """The thread that generates: up to `max_active` answers at a time, a piece each in turn, the rest in line. The
+    next answer is one of the client that has the fewest under way; among equals, clients take turns."""
 
     def __init__(self, max_active: int) -> None:
         self.max_active = max_active
-        self._line: Queue[Answer | None] = Queue(MAX_WAITING)
-        self._stopping = threading.Event()
+        self.generated_tokens = 0  # since the server started
+        self._active: deque[Answer] = deque()
+        self._lines: dict[str, deque[Answer]] = {}  # by client, who had a turn last at the end; no line is empty
+        self._changed = threading.Condition()  # guards the lines and _stopping
+        self._stopping = False
         self._thread = threading.Thread(target=self._work, name="answers", daemon=True)
         self._thread.start()
 
     def add(self, answer: Answer) -> None:
-        """Put an answer into the line. Raises RequestError (503) where the line is full."""
-        if self._stopping.is_set():
-            raise RequestError("The server is stopping.", status=503)
-        try:
-            self._line.put_nowait(answer)
-        except Full:
-            raise RequestError("The server is overloaded; try again later.", status=503, code="overloaded") from None
+        """Put an answer into its client's line. Raises RequestError: 429 where that is full, 503 where all lines
+        together are."""
+        with self._changed:
+            if self._stopping:
+                raise RequestError("The server is stopping.", status=503)
+            if self._num_waiting() >= MAX_WAITING or len(self._lines.get(answer.client, ())) >= MAX_WAITING_OF_ONE:
+                self._drop_cancelled()
+            if len(self._lines.get(answer.client, ())) >= MAX_WAITING_OF_ONE:
+                message = f"You have {MAX_WAITING_OF_ONE} requests waiting: ask again when some are answered."
+                raise RequestError(message, status=429, code="rate_limit_exceeded")
+            if self._num_waiting() >= MAX_WAITING:
+                raise RequestError("The server is overloaded; try again later.", status=503, code="overloaded")
+            self._lines.setdefault(answer.client, deque()).append(answer)
+            self._changed.notify()
+
+    def load(self) -> dict[str, int]:
+        """Answers that are generated and that wait, and tokens generated since the start."""
+        with self._changed:
+            self._drop_cancelled()
+            return {
+                "generating": len(self._active),
+                "waiting": self._num_waiting(),
+                "generated_tokens": self.generated_tokens,
+            }
 
     def stop(self, seconds: float) -> None:
         """End all answers with an error; waits at most `seconds` for the token that is being generated."""
-        self._stopping.set()
-        with contextlib.suppress(Full):
-            self._line.put_nowait(None)  # wakes a thread that has nothing to do
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
         self._thread.join(seconds)
 
     def _work(self) -> None:
-        active: deque[Answer] = deque()
-        while not self._stopping.is_set():
-            if len(active) < self.max_active and (not active or not self._line.empty()):
-                answer = self._line.get()
-                if answer is not None:
-                    active.append(answer)
-            else:
-                answer = active.popleft()
-                if answer.advance():
-                    active.append(answer)
-        while not self._line.empty():
-            left = self._line.get()
-            if left is not None:
-                active.append(left)
-        for answer in active:
+        while self._admit():
+            answer = self._active[0]
+            before = answer.total_tokens
+            goes_on = answer.advance()
+            self.generated_tokens += answer.total_tokens - before
+            self._active.rotate(-1)
+            if not goes_on:
+                self._active.pop()
+        for answer in (*self._active, *(answer for line in self._lines.values() for answer in line)):
             answer.fail("The server is stopping.")
+
+    def _admit(self) -> bool:
+        """Fill the free places from the lines, waiting while there is nothing to generate; False when stopping."""
+        with self._changed:
+            while not self._stopping:
+                while self._lines and len(self._active) < self.max_active:
+                    self._active.append(self._next())
+                if self._active:
+                    return True
+                self._changed.wait()
+            return False
+
+    def _next(self) -> Answer:
+        under_way = Counter(answer.client for answer in self._active)
+        client = min(self._lines, key=lambda client: under_way[client])
+        line = self._lines.pop(client)
+        answer = line.popleft()
+        if line:
+            self._lines[client] = line
+        return answer
+
+    def _num_waiting(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def _drop_cancelled(self) -> None:
+        """Takes those out of the lines whose clients have gone."""
+        staying = {
+            client: deque(answer for answer in line if not answer.is_cancelled) for client, line in self._lines.items()
+        }
+        self._lines = {client: line for client, line in staying.items() if line}

@@ -1,16 +1,14 @@
 """The server's addresses, and what a request must be before anything is done for it: from an allowed address, with the
-key, small enough, and JSON. Errors are worded as OpenAI's."""
+token, small enough, and JSON. Errors are worded as OpenAI's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -21,18 +19,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hfgpt.chat.address import is_loopback
+from hfgpt.chat.access import bearer_of, is_sent_to_this_computer, is_token
 from hfgpt.chat.serve_requests import RequestError, parsed
 from hfgpt.errors import UserError
 
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 60  # in which a request must have arrived whole
+MAX_REQUESTS = 1024  # open at a time, each with up to MAX_BODY_BYTES until it is read
+RETRY_SECONDS = 2  # when to ask again, in answers 429 and 503
 
-Handle = Callable[[dict, str], Awaitable[Any]]
+Handle = Callable[[dict, str, str], Awaitable[Any]]
 
 
-def build_app(name: str, chat: Handle, complete: Handle, api_key: str | None) -> ASGIApp:
-    """The ASGI application that serves the model `name` by two handlers of requests (JSON object, request's id)."""
+def build_app(
+    name: str, chat: Handle, complete: Handle, load: Callable[[], dict[str, int]], token: str | None
+) -> ASGIApp:
+    """The ASGI application that serves the model `name` by two handlers of requests (JSON object, request's id,
+    client's address); `load` says how much there is to do."""
     model = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "hfgpt"}
 
     async def models(request: Request) -> Response:
@@ -50,6 +53,9 @@ def build_app(name: str, chat: Handle, complete: Handle, api_key: str | None) ->
     async def completions(request: Request) -> Response:
         return await _answer(request, complete, f"cmpl-{uuid.uuid4().hex}")
 
+    async def current_load(request: Request) -> Response:
+        return JSONResponse(load())
+
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -59,9 +65,10 @@ def build_app(name: str, chat: Handle, complete: Handle, api_key: str | None) ->
             Route("/v1/models/{name:path}", one_model),
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/completions", completions, methods=["POST"]),
+            Route("/load", current_load),
             Route("/health", health),
         ],
-        middleware=[Middleware(Door, api_key=api_key)],
+        middleware=[Middleware(Door, token=token)],
         exception_handlers={
             RequestError: _refused,
             UserError: _not_possible,
@@ -73,46 +80,43 @@ def build_app(name: str, chat: Handle, complete: Handle, api_key: str | None) ->
 
 
 class Door:
-    """Lets in the requests that have the key; where there is none, those sent to this computer by its own name: a
-    web page that somebody visits can make another name lead here."""
+    """Lets in the requests that have the token, or, where there is none, those sent to this computer by its own name;
+    and no more at a time than MAX_REQUESTS."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
         self.app = app
-        self.api_key = api_key
+        self.token = token
+        self.num_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._refusal(scope) if scope["type"] == "http" else None
+        self.num_inside += 1
         # When uvicorn stops it cancels what does not end in time, and would print the traceback of that.
-        with contextlib.suppress(asyncio.CancelledError):
-            await (self.app if error is None else _response(error))(scope, receive, send)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await (self.app if error is None else _response(error))(scope, receive, send)
+        finally:
+            self.num_inside -= 1
 
     def _refusal(self, scope: Scope) -> RequestError | None:
+        if self.num_inside >= MAX_REQUESTS:
+            return RequestError("The server is overloaded; try again later.", status=503, code="overloaded")
         headers = Headers(scope=scope)
-        if self.api_key is None:
-            if is_loopback(_host_of(headers.get("host", ""))):
+        if self.token is None:
+            if is_sent_to_this_computer(headers.get("host", "")):
                 return None
             return RequestError("This server answers requests to localhost only.", status=403)
-        kind, _, key = headers.get("authorization", "").partition(" ")
-        if scope["path"] == "/health" or (
-            kind.lower() == "bearer" and secrets.compare_digest(key.strip().encode(), self.api_key.encode())
-        ):
+        if scope["path"] == "/health" or is_token(bearer_of(headers.get("authorization", "")), self.token):
             return None
         return RequestError(
-            "A valid API key must be sent, as Authorization: Bearer KEY.", status=401, code="invalid_api_key"
+            "A valid token must be sent, as Authorization: Bearer TOKEN.", status=401, code="invalid_api_key"
         )
-
-
-def _host_of(address: str) -> str:
-    try:
-        return urlsplit(f"//{address}").hostname or ""
-    except ValueError:
-        return ""
 
 
 async def _answer(request: Request, handle: Handle, request_id: str) -> Response:
     """What `handle` makes of the request, unless its client goes away before."""
-    body = parsed(await _content(request))
-    work = asyncio.ensure_future(handle(body, request_id))
+    client = request.client.host if request.client else ""
+    work = asyncio.ensure_future(handle(parsed(await _content(request)), request_id, client))
     gone = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,8 +154,9 @@ async def _disconnect(request: Request) -> None:
 
 
 def _response(error: RequestError) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(error.as_json(), error.status, headers)
+    headers = {401: {"WWW-Authenticate": "Bearer"}}
+    headers |= dict.fromkeys((429, 503), {"Retry-After": str(RETRY_SECONDS)})
+    return JSONResponse(error.as_json(), error.status, headers.get(error.status))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ which model answers and how its tokens are generated is decided here."""
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from openai.types import CompletionUsage
 from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
@@ -51,6 +53,7 @@ class Wanted:
 
     pieces: Callable[[list[int]], Iterator[Piece]]
     stops: tuple[str, ...]
+    client: str  # whose turn in line it takes
     answer: Answer | None = None  # once it has begun
 
     @property
@@ -79,7 +82,7 @@ class EngineGeneration(BaseGenerateManager):
             raise RequestError("The prompt is empty.", param="prompt")
         if len(prompt_ids) >= self.engine.max_length:
             raise requests.too_long(f"{len(prompt_ids):,} tokens", self.engine.max_length)
-        gen_config.answer = Answer(gen_config.pieces(prompt_ids), gen_config.stops)
+        gen_config.answer = Answer(gen_config.pieces(prompt_ids), gen_config.stops, gen_config.client)
         self.rotation.add(gen_config.answer)
         return gen_config.answer.queue, gen_config.answer
 
@@ -140,10 +143,19 @@ class _Handler(BaseHandler):
     def _build_generation_config(self, body: dict, *_: Any, **__: Any) -> Any:
         return body["wanted"]
 
-    def _streaming(self, *args: Any, **kwargs: Any) -> StreamingResponse:
-        response: StreamingResponse = super()._streaming(*args, **kwargs)  # type: ignore[misc]
-        response.body_iterator = _with_end_mark(response.body_iterator)
-        return response
+    async def handle_request(self, body: dict, request_id: str, client: str = "") -> StreamingResponse | JSONResponse:
+        """The response to a request's JSON object that came from the address `client`. Raises RequestError."""
+        request = self.read(body, client)
+        del body  # up to a mebibyte of JSON need not wait in line with the answer
+        try:
+            response = await super().handle_request(request, request_id)  # type: ignore[misc]
+        except TemplateError as error:
+            raise RequestError(f"The model's chat template refuses the messages: {error}", param="messages") from None
+        return AnswerStream(response.body_iterator, request["wanted"].answer) if request["stream"] else response
+
+    def read(self, body: dict, client: str) -> dict[str, Any]:
+        """What transformers' handler is to answer, `wanted` among it. Raises RequestError."""
+        raise NotImplementedError
 
     def check_model(self, fields: dict[str, Any]) -> None:
         """Raises RequestError (404) where the request names another model."""
@@ -160,14 +172,13 @@ class _Handler(BaseHandler):
 class Chat(_Handler, ChatCompletionHandler):
     """/v1/chat/completions"""
 
-    async def handle_request(self, body: dict, request_id: str) -> Any:
-        """The response to a request's JSON object. Raises RequestError."""
+    def read(self, body: dict, client: str) -> dict[str, Any]:
         fields = requests.check_fields(body, requests.CHAT_FIELDS)
         self.check_model(fields)
         if not self.engine.is_chat:
             raise RequestError(f"{self.name} is a base model: it continues texts, by /v1/completions.", param="model")
         messages, tools = requests.messages_in(fields), requests.tools_in(fields)
-        self.check_length(sum(len(message["content"]) for message in messages))
+        self.check_length(_num_characters(messages, tools))
         sampling = requests.sampling_in(fields, self.defaults)
 
         def pieces(prompt_ids: list[int]) -> Iterator[Piece]:
@@ -175,12 +186,9 @@ class Chat(_Handler, ChatCompletionHandler):
                 return answer(self.engine, messages, sampling, calculator=True)
             return pieces_with_calls(self.engine, prompt_ids, sampling)
 
-        wanted = Wanted(pieces, requests.stop_strings_in(fields))
+        wanted = Wanted(pieces, requests.stop_strings_in(fields), client)
         request = {"model": self.name, "messages": messages, "tools": tools, "wanted": wanted}
-        try:
-            return await super().handle_request(request | {"stream": fields.get("stream")}, request_id)
-        except TemplateError as error:
-            raise RequestError(f"The model's chat template refuses the messages: {error}", param="messages") from None
+        return request | {"stream": fields.get("stream", False)}
 
     @staticmethod
     def get_processor_inputs_from_messages(messages: list[dict], modality: Any) -> list[dict]:
@@ -224,20 +232,41 @@ class Chat(_Handler, ChatCompletionHandler):
 class Completions(_Handler, CompletionHandler):
     """/v1/completions"""
 
-    async def handle_request(self, body: dict, request_id: str) -> Any:
-        """The response to a request's JSON object. Raises RequestError."""
+    def read(self, body: dict, client: str) -> dict[str, Any]:
         fields = requests.check_fields(body, requests.COMPLETION_FIELDS)
         self.check_model(fields)
         prompt = requests.prompt_in(fields)
         self.check_length(len(prompt))
         sampling = requests.sampling_in(fields, self.defaults)
-        wanted = Wanted(
-            pieces=lambda prompt_ids: self.engine.stream(prompt_ids, sampling), stops=requests.stop_strings_in(fields)
-        )
+
+        def pieces(prompt_ids: list[int]) -> Iterator[Piece]:
+            return self.engine.stream(prompt_ids, sampling)
+
         if self.engine.tokenizer("")["input_ids"]:  # the tokenizer leads with BOS itself, and one is enough
             prompt = prompt.removeprefix(self.engine.tokenizer.bos_token or "")
-        request = {"model": self.name, "prompt": prompt, "wanted": wanted, "stream": fields.get("stream")}
-        return await super().handle_request(request, request_id)
+        wanted = Wanted(pieces, requests.stop_strings_in(fields), client)
+        return {"model": self.name, "prompt": prompt, "wanted": wanted, "stream": fields.get("stream", False)}
+
+
+class AnswerStream(StreamingResponse):
+    """The events of a stream. However it ends, nothing more of its answer is generated: transformers' own would miss
+    a client that goes before the first event."""
+
+    def __init__(self, events: Any, answer: Answer) -> None:
+        super().__init__(_with_end_mark(events), media_type="text/event-stream")
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.answer.cancel()
+
+
+def _num_characters(messages: list[dict], tools: list[dict] | None) -> int:
+    """Characters of what the template is to render, and one a message."""
+    said = (1 + len(message["content"]) + len(str(message.get("tool_calls", ""))) for message in messages)
+    return sum(said) + len(json.dumps(tools or "", ensure_ascii=False))
 
 
 async def _with_end_mark(events: Any) -> AsyncIterator[str]:

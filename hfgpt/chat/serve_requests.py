@@ -32,13 +32,14 @@ OFF_VALUES: dict[str, tuple] = {
 }
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256  # characters
+MAX_ERROR_LENGTH = 600  # characters: a sentence may quote what was sent
 
 
 class RequestError(ValueError):
     """A request that gets no answer: HTTP status, sentence, and the field and code of OpenAI's error object."""
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
-        super().__init__(message)
+        super().__init__(message if len(message) <= MAX_ERROR_LENGTH else f"{message[:MAX_ERROR_LENGTH]} ...")
         self.status = status
         self.param = param
         self.code = code

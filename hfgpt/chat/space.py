@@ -2,6 +2,7 @@
 
 hfgpt space runs/tiny --output_dir my_space                       # the latest complete stage, copied inside
 hfgpt space runs/tiny --output_dir my_space --model_repo you/tiny # loads the model from the Hub instead
+hfgpt space runs/tiny --output_dir my_space --push you/tiny-chat  # and onto the Hub, private until you change it
 python my_space/app.py                                            # the Space on this computer
 
 The Space's app.py needs gradio, torch and transformers, and not hfgpt.
@@ -22,15 +23,10 @@ import yaml
 from hfgpt.chat.arguments import model_name, parser
 from hfgpt.chat.web_models import short_name
 from hfgpt.errors import UserError
+from hfgpt.model.saved_files import SAVED_FILES, saved_files
 
 APP = Path(__file__).with_name("space_app.py")
 MODEL_FOLDER = "model"
-# What a model needs to be loaded and talk; checkpoints, metrics and pickled training arguments stay behind.
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"),
-    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "LICENSE*"),
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = Path(args.output_dir)
     model_repo = args.model_repo or (None if Path(source).is_dir() else source)
     check_output(output_dir, source, args.overwrite)
-    files = [] if model_repo else model_files(Path(source))
+    files = [] if model_repo else saved_files(Path(source))
     title = args.title or short_name(args.model)
     header = readme_header(title, args.license or _license(Path(source)), model_repo)
     requirements = [f"{name}=={_version(name)}" for name in ("torch", "transformers")]
@@ -52,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     (output_dir / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8")
     num_bytes = copy_model(files, output_dir / MODEL_FOLDER)
     _report(output_dir, title, source, model_repo, num_bytes)
+    if args.push:
+        print(f"  pushed to:    {push_space(output_dir, args.push, public=args.public)}")
+    else:
+        _say_how_to_publish(output_dir, title)
     if "license" not in header:
         print("The model's licence is not known: say it by --license apache-2.0, or in README.md.")
     return 0
@@ -64,10 +64,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     flags.add_argument("--model_repo", metavar="YOU/MODEL", help="load this model of the Hub; nothing is copied")
     flags.add_argument("--title", help="name of the Space (default: the folder's)")
     flags.add_argument("--license", help="licence of the model, as the Hub writes it (default: its model card's)")
+    flags.add_argument("--push", metavar="YOU/SPACE", help="push the Space to the Hub")
+    flags.add_argument("--public", action="store_true", help="--push: a Space that is made now is for everyone")
     flags.add_argument("--overwrite", action="store_true", help="write into a folder that has files in it")
     args = flags.parse_args(sys.argv[1:] if argv is None else argv)
-    if args.model_repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", args.model_repo):
-        raise UserError(f"--model_repo must be a model of the Hub as you/model, not {args.model_repo}.")
+    for flag, repo_id in (("--model_repo", args.model_repo), ("--push", args.push)):
+        if repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+            raise UserError(f"{flag} must be a repo of the Hub as you/name, not {repo_id}.")
+    if args.public and not args.push:
+        raise UserError("--public is for a Space that goes to the Hub: give --push you/name too.")
     return args
 
 
@@ -81,17 +86,9 @@ def check_output(output_dir: Path, source: str, overwrite: bool) -> None:
         raise UserError(f"{output_dir} is not empty: name another --output_dir, or write into it by --overwrite.")
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a saved model that a Space needs. Raises UserError where its weights are not in safetensors."""
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise UserError(f"{folder} has no weights (*.safetensors): name a model that was saved with save_pretrained.")
-    return files
-
-
 def copy_model(files: list[Path], folder: Path) -> int:
     """Copy the files into `folder`, in place of a model that is there; returns their size in bytes."""
-    for pattern in MODEL_FILES:
+    for pattern in SAVED_FILES:
         for left in folder.glob(pattern):
             left.unlink()
     if files:
@@ -108,6 +105,19 @@ def app_source(model: str, title: str) -> str:
         (line,) = (line for line in source.splitlines() if line.startswith(f"{name} = "))
         source = source.replace(line, f"{name} = {value!r}")
     return source
+
+
+def push_space(folder: Path, repo_id: str, public: bool = False) -> str:
+    """Push the Space in `folder` to the Hub, private unless it is there already or `public`; returns its address."""
+    from hfgpt.hub.upload import Destination, push_files
+    from hfgpt.hub_client import limit_waiting
+
+    limit_waiting()
+    model = folder / MODEL_FOLDER
+    files = {name: folder / name for name in ("README.md", "requirements.txt", "app.py", ".gitattributes")}
+    files |= {f"{MODEL_FOLDER}/{path.name}": path for path in (sorted(model.iterdir()) if model.is_dir() else ())}
+    to = Destination(repo_id, repo_type="space", private=not public)
+    return push_files(files, to, message="Upload the Space", replaced=(f"{MODEL_FOLDER}/*",))
 
 
 def readme_header(title: str, license: str | None, model_repo: str | None) -> dict[str, Any]:
@@ -156,11 +166,13 @@ def _license(folder: Path) -> str | None:
 
 
 def _report(output_dir: Path, title: str, source: str, model_repo: str | None, num_bytes: int) -> None:
-    name = re.sub(r"[^\w.-]+", "-", title)
     model = f"loads {model_repo} from the Hub" if model_repo else f"{source}, {num_bytes / 1e6:,.1f} MB, copied inside"
+    print(f"Wrote the Space {title} to {output_dir} (model: {model}).\n  try it here:  python {output_dir}/app.py")
+
+
+def _say_how_to_publish(output_dir: Path, title: str) -> None:
+    name = re.sub(r"[^\w.-]+", "-", title)
     print(
-        f"Wrote the Space {title} to {output_dir} (model: {model}).\n"
-        f"  try it here:  python {output_dir}/app.py\n"
         f"  publish it:   hf repos create you/{name} --type space --sdk gradio\n"
         f"                hf upload you/{name} {output_dir} . --type space"
     )

@@ -1,8 +1,8 @@
 """`hfgpt web DIR`: talk to a model in the browser, and compare two side by side.
 
-hfgpt web runs/tiny                        # a picker over the run's complete stages, the latest one first
-hfgpt web runs/tiny/sft --compare gpt2     # further models to pick from: folders, runs or Hub ids
-hfgpt web runs/tiny --host 0.0.0.0         # for others too: anyone who reaches the address can use it
+hfgpt web runs/tiny                                # a picker over the run's complete stages, the latest one first
+hfgpt web runs/tiny/sft --compare gpt2             # further models to pick from: folders, runs or Hub ids
+hfgpt web runs/tiny --host 0.0.0.0 --token_file F  # for others too, who must know the token in F
 
 The page is served on this computer alone unless --host says otherwise, and asks nothing of the internet.
 """
@@ -13,7 +13,8 @@ import argparse
 import sys
 from importlib.util import find_spec
 
-from hfgpt.chat.address import bound_socket, is_loopback
+from hfgpt.chat.access import add_access, token_of
+from hfgpt.chat.address import bound_socket
 from hfgpt.chat.arguments import add_model, add_sampling, load_engine, parser, sampling_of
 from hfgpt.errors import UserError
 
@@ -25,6 +26,7 @@ QUEUE_SIZE = 16
 def main(argv: list[str] | None = None) -> int:
     """The command: serves until Ctrl-C. Raises UserError for arguments, a model or an address that cannot be used."""
     args = parse_args(argv)
+    token = token_of(args)
     sampling = sampling_of(args)  # refused before anything heavy is loaded
     if find_spec("gradio") is None:
         raise UserError("the web page needs gradio, which is not installed: pip install hfgpt[web]")
@@ -48,10 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         max_prompt_chars=args.max_prompt_chars,
     )
     page = build_page(models, chosen, defaults, title=short_name(args.model))
-    url = launch_page(page, args.host, port, queue_size=args.queue_size, max_prompt_chars=args.max_prompt_chars)
-    if not is_loopback(args.host):
-        warning = f"warning: {args.host} is open to the network; anyone who reaches it can use the models."
-        print(warning, file=sys.stderr)
+    limits = {"queue_size": args.queue_size, "max_prompt_chars": args.max_prompt_chars}
+    url = launch_page(page, args.host, port, **limits, token=token)
     print(f"Open {url} in a browser; Ctrl-C ends.", flush=True)
     page.block_thread()
     return 0
@@ -62,9 +62,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     flags = parser("hfgpt web", __doc__ or "")
     add_model(flags)
     flags.add_argument("--compare", nargs="+", default=[], metavar="MODEL", help="further models to pick from")
+    add_access(flags, PORT)
     page = flags.add_argument_group("page")
-    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this computer)")
-    page.add_argument("--port", type=int, default=PORT, help=f"port to listen on; 0: any free one (default: {PORT})")
     page.add_argument("--system", default="", help="what the model is told before the conversation")
     page.add_argument("--best", type=int, default=1, metavar="N", help="generate N answers and show the likeliest")
     page.add_argument("--calculator", action="store_true", help="let the model call a calculator")
@@ -80,6 +79,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     for name in ("best", "max_prompt_chars", "queue_size", "models_in_memory"):
         if vars(args)[name] < 1:
             raise UserError(f"--{name} must be at least 1, not {vars(args)[name]}.")
-    if not 0 <= args.port <= 65535:
-        raise UserError(f"--port must be from 0 to 65535, not {args.port}.")
     return args

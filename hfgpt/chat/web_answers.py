@@ -27,10 +27,14 @@ def as_text(text: str) -> str:
     return html.escape(text)
 
 
-def check_length(what: str, text: str, max_chars: int) -> None:
-    """Raises UserError for a text of more than `max_chars` characters."""
+def check_text(what: str, text: str, max_chars: int) -> None:
+    """Raises UserError for a text of more than `max_chars` characters, or with half of a surrogate pair."""
     if len(text) > max_chars:
         raise UserError(f"{what} has {len(text):,} characters; at most {max_chars:,} are read: shorten it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{what} is no valid Unicode text: write it anew.") from None
 
 
 @dataclass(frozen=True)

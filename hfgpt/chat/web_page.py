@@ -45,8 +45,11 @@ def build_page(models: Models, chosen: str, defaults: Defaults, title: str) -> g
     return page
 
 
-def launch_page(page: gr.Blocks, host: str, port: int, queue_size: int, max_prompt_chars: int) -> str:
-    """Serve the page in threads of their own; returns its address. At most `queue_size` visitors wait for an answer.
+def launch_page(
+    page: gr.Blocks, host: str, port: int, queue_size: int, max_prompt_chars: int, token: str | None = None
+) -> str:
+    """Serve the page in threads of their own, to who has the `token` if there is one; returns its address. At most
+    `queue_size` visitors wait for an answer.
 
     Settings of gradio's that could come from the environment are given here, so that none opens what should be shut.
     Raises UserError for an address that cannot be had.
@@ -75,7 +78,7 @@ def launch_page(page: gr.Blocks, host: str, port: int, queue_size: int, max_prom
             ssr_mode=False,
             pwa=False,
             state_session_capacity=MAX_SESSIONS,
-            app_kwargs={"middleware": [Middleware(Gate, max_body_bytes=max_body_bytes)]},
+            app_kwargs={"middleware": [Middleware(Gate, max_body_bytes=max_body_bytes, token=token)]},
         )
     except OSError:
         raise UserError(f"cannot listen on {host}, port {port}: choose others by --host, --port.") from None

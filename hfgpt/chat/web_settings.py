@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hfgpt.chat.sampling import Sampling
-from hfgpt.chat.web_answers import Question, as_text, check_length
+from hfgpt.chat.web_answers import Question, as_text, check_text
 from hfgpt.errors import UserError
 
 MOST_NEW_TOKENS = 2048
@@ -67,8 +67,8 @@ class Settings:
 
     def question(self, messages: list[dict], values: dict[str, Any]) -> Question:
         """The question that these values of the controls make of `messages`. Raises UserError for nonsense."""
-        check_length("The message", messages[-1]["content"], self.max_prompt_chars)
-        check_length("The system prompt", values["system"] or "", self.max_prompt_chars)
+        check_text("The message", messages[-1]["content"], self.max_prompt_chars)
+        check_text("The system prompt", values["system"] or "", self.max_prompt_chars)
         if not messages[-1]["content"].strip():
             raise UserError("The message is empty: write something.")
         sampling = Sampling(

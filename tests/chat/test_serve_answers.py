@@ -1,6 +1,7 @@
 """The thread that generates for all clients of the server, with a real engine; and what clients see of its tokens."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ pytest.importorskip("fastapi")
 
 from transformers.cli.serving.utils import _StreamError
 
-from hfgpt.chat.engine import Engine
+from hfgpt.chat.engine import Engine, Piece
 from hfgpt.chat.sampling import Sampling
-from hfgpt.chat.serve_answers import MAX_WAITING, Answer, Rotation
+from hfgpt.chat.serve_answers import MAX_WAITING, MAX_WAITING_OF_ONE, Answer, Rotation
+from hfgpt.chat.serve_handlers import Completions, EngineGeneration, EngineState
 from hfgpt.chat.serve_requests import RequestError
 from hfgpt.chat.serve_text import TextUntil
 
@@ -36,8 +38,8 @@ def rotation() -> Iterator[Rotation]:
     made.stop(seconds=30)
 
 
-def answer_of(engine: Engine, sampling: Sampling) -> Answer:
-    return Answer(engine.stream(engine.text_ids("one"), sampling), stops=())
+def answer_of(engine: Engine, sampling: Sampling, client: str = "") -> Answer:
+    return Answer(engine.stream(engine.text_ids("one"), sampling), stops=(), client=client)
 
 
 async def items_of(answer: Answer) -> list[Any]:
@@ -93,15 +95,39 @@ def test_nothing_more_is_generated_for_a_client_that_has_gone(engine):
     assert items[-1] is None
 
 
+def test_an_answer_whose_client_goes_before_its_first_event_is_not_generated(engine, rotation):
+    completions = Completions(engine, "base", EngineState(EngineGeneration(engine, rotation)), LONG)
+
+    async def gone() -> dict:
+        return {"type": "http.disconnect"}
+
+    async def to_nobody(message: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def run() -> int:
+        response = await completions.handle_request({"prompt": "one", "stream": True}, "cmpl-1")
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, to_nobody)
+        while rotation.load()["generating"]:
+            await asyncio.sleep(0.01)
+        return response.answer.total_tokens
+
+    assert asyncio.run(run()) < 200
+
+
 def test_a_full_line_is_refused_and_stopping_ends_those_who_wait(engine, rotation):
     async def run() -> list[Any]:
-        answers = [answer_of(engine, LONG) for _ in range(MAX_WAITING + 20)]
         added = []
-        with pytest.raises(RequestError, match="overloaded") as error:
-            for answer in answers:
-                rotation.add(answer)
-                added.append(answer)
-        assert error.value.status == 503
+        for client, status, word in (
+            ("a", 429, "requests waiting"),
+            ("b", 429, "requests waiting"),
+            ("c", 503, "overloaded"),
+        ):
+            answers = [answer_of(engine, LONG, client) for _ in range(MAX_WAITING_OF_ONE + 20)]
+            with pytest.raises(RequestError, match=word) as error:
+                for answer in answers:
+                    rotation.add(answer)
+                    added.append(answer)
+            assert error.value.status == status
         assert len(added) >= MAX_WAITING
         rotation.stop(seconds=30)
         return [(await items_of(answer))[-1] for answer in added]
@@ -110,6 +136,55 @@ def test_a_full_line_is_refused_and_stopping_ends_those_who_wait(engine, rotatio
     assert sum(isinstance(end, _StreamError) for end in ends) > MAX_WAITING - 10
     with pytest.raises(RequestError, match="stopping"):
         asyncio.run(_add_one(engine, rotation))
+
+
+def test_answers_whose_clients_have_gone_keep_no_place_in_a_full_line(engine, rotation):
+    async def run() -> dict[str, int]:
+        waiting = [answer_of(engine, LONG) for _ in range(MAX_WAITING_OF_ONE)]
+        for answer in waiting:
+            rotation.add(answer)
+        for answer in waiting[100:]:
+            answer.cancel()
+        for _ in range(MAX_WAITING_OF_ONE - 100):
+            rotation.add(answer_of(engine, LONG))
+        return rotation.load()
+
+    load = asyncio.run(run())
+    assert load["waiting"] <= MAX_WAITING_OF_ONE
+    assert load["generating"] == 2
+
+
+async def ended_clients(rotation: Rotation, engine: Engine, first: Sampling, others: str) -> str:
+    """Clients in the order in which they get their answers, the first letter's being held until `others` wait."""
+    release, ended = threading.Event(), []
+
+    def held() -> Iterator[Piece]:
+        release.wait()
+        yield from engine.stream(engine.text_ids("one"), first)
+
+    async def wait_for(answer: Answer) -> None:
+        await items_of(answer)
+        ended.append(answer.client)
+
+    answers = [Answer(held(), (), "a")]
+    rotation.add(answers[0])
+    while rotation.load()["generating"] == 0:
+        await asyncio.sleep(0.01)
+    for client in others:
+        answers.append(answer_of(engine, Sampling(temperature=0, max_new_tokens=5), client))
+        rotation.add(answers[-1])
+    release.set()
+    await asyncio.gather(*map(wait_for, answers))
+    rotation.stop(seconds=30)
+    return "".join(ended)
+
+
+def test_a_client_with_many_requests_lets_others_take_their_turns(engine):
+    assert asyncio.run(ended_clients(Rotation(max_active=1), engine, LONG, "aaaaabc")) == "aabcaaaa"
+
+
+def test_a_free_place_goes_to_the_client_that_has_the_fewest(engine):
+    assert asyncio.run(ended_clients(Rotation(max_active=2), engine, LONG, "ab")) == "baa"
 
 
 async def _add_one(engine: Engine, rotation: Rotation) -> None:

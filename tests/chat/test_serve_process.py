@@ -18,13 +18,15 @@ from server_process import ServerProcess, server_process
 from hfgpt.chat.serve import main
 from hfgpt.errors import UserError
 
-KEY = "sk-small-secret"
+TOKEN = "sk-small-secret"
 
 
 @pytest.fixture(scope="module")
-def server(base_model: Path) -> Iterator[ServerProcess]:
-    """An untrained base model for everyone who has the key."""
-    with server_process(base_model, "--host", "0.0.0.0", "--api_key", KEY, "--name", "base") as running:
+def server(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """An untrained base model for everyone who has the token."""
+    file = tmp_path_factory.mktemp("secret") / "token.txt"
+    file.write_text(f"{TOKEN}\n")
+    with server_process(base_model, "--host", "0.0.0.0", "--token_file", file, "--name", "base") as running:
         yield running
 
 
@@ -33,7 +35,7 @@ def url_of(server: ServerProcess) -> str:
 
 
 def test_a_base_model_continues_texts_and_has_no_chat(server):
-    client = openai.OpenAI(base_url=url_of(server), api_key=KEY, max_retries=0)
+    client = openai.OpenAI(base_url=url_of(server), api_key=TOKEN, max_retries=0)
     answer = client.completions.create(model="base", prompt="one two", max_tokens=5, temperature=0)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 5 or answer.choices[0].finish_reason == "stop"
@@ -41,9 +43,11 @@ def test_a_base_model_continues_texts_and_has_no_chat(server):
         client.chat.completions.create(model="base", messages=[{"role": "user", "content": "one"}])
 
 
-@pytest.mark.parametrize("path", ["/models", "/completions", "/nothing"])
-@pytest.mark.parametrize("header", [None, "Bearer wrong", f"Basic {KEY}", "Bearer", f"Bearer {KEY}x", "Bearer \xe9"])
-def test_without_the_key_there_is_no_answer(server, path, header):
+@pytest.mark.parametrize("path", ["/models", "/completions", "/nothing", "/../load"])
+@pytest.mark.parametrize(
+    "header", [None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x", "Bearer \xe9"]
+)
+def test_without_the_token_there_is_no_answer(server, path, header):
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
     response = httpx.get(url_of(server) + path, headers=headers)
     assert response.status_code == 401
@@ -51,33 +55,44 @@ def test_without_the_key_there_is_no_answer(server, path, header):
     assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-def test_with_the_key_any_name_of_the_host_is_answered(server):
-    headers = {"Authorization": f"Bearer {KEY}", "Host": "models.example"}
+def test_with_the_token_any_name_of_the_host_is_answered(server):
+    headers = {"Authorization": f"Bearer {TOKEN}", "Host": "models.example"}
     assert httpx.get(f"{url_of(server)}/models", headers=headers).json()["data"][0]["id"] == "base"
     assert httpx.get(url_of(server).replace("/v1", "/health")).json() == {"status": "ok"}
 
 
-def test_the_key_is_never_printed_and_a_signal_ends_the_server_and_its_answers(server):
+def test_a_token_sent_in_a_wrong_place_is_not_printed_either(server):
+    wrong = "another-secret-token"
+    assert httpx.get(f"{url_of(server)}/models?api_key={TOKEN}&token={wrong}").status_code == 401
+    headers = {"Authorization": f"Bearer {wrong}"}
+    assert httpx.post(f"{url_of(server)}/completions", headers=headers, json={"token": wrong}).status_code == 401
+    assert TOKEN not in server.output and wrong not in server.output
+
+
+def test_the_token_is_never_printed_and_a_signal_ends_the_server_and_its_answers(server):
     """The last test of this server."""
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     body = {"prompt": "one", "stream": True, "temperature": 2, "max_tokens": 250}
     with httpx.stream("POST", f"{url_of(server)}/completions", json=body, headers=headers, timeout=30) as response:
         lines = response.iter_lines()
         next(lines)
         assert server.stop(signal.SIGTERM) == 0
         assert any(line.startswith(("data: [DONE]", 'data: {"error"')) for line in lines)
-    assert KEY not in server.output
+    assert TOKEN not in server.output
     assert "Traceback" not in server.output
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 is open to the network: protect the model with --api_key KEY."),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 is open to the network: protect the model with --token_file"),
         (["--host", ""], "is open to the network"),
-        (["--api_key", ""], "--api_key must be of printable ASCII characters without spaces."),
-        (["--api_key", " padded"], "--api_key must be of printable ASCII characters without spaces."),
-        (["--host", "256.0.0.1", "--api_key", KEY], "cannot listen on 256.0.0.1, port 8000"),
+        (["--token", ""], "--token: a token must be of at least 12 printable ASCII characters without spaces"),
+        (["--token", "too-short"], "--token: a token must be of at least 12 printable ASCII characters"),
+        (["--token", "a token of words"], "--token: a token must be of at least 12 printable ASCII characters"),
+        (["--token", TOKEN, "--token_file", "a"], "--token and --token_file both say the token: give one of them."),
+        (["--token_file", "no/such/file"], "--token_file no/such/file cannot be read (No such file or directory)."),
+        (["--host", "256.0.0.1", "--token", TOKEN], "cannot listen on 256.0.0.1, port 8000"),
         (["--port", "99999"], "--port must be from 0 to 65535, not 99999."),
         (["--max_active", "0"], "--max_active must be at least 1, not 0."),
         (["--temperature", "-1"], "temperature must be"),

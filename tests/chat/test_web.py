@@ -4,6 +4,8 @@ import json
 import shutil
 import socket
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,8 +26,14 @@ def complete_stage(folder: Path, model: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, chat_model, base_model, chat_tokenizer):
-    """Address of a page over a base model, a chat model one that counts for 4,000 tokens and one that calculates;
+def engines():
+    """The engines of `page` by name, each of which counts the steps it takes."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, chat_model, base_model, chat_tokenizer, engines):
+    """Address of a page over a base model, a chat model, one that counts for 4,000 tokens and one that calculates;
     two visitors may wait."""
     from hfgpt.chat.engine import Engine
     from hfgpt.chat.sampling import Sampling
@@ -42,7 +50,21 @@ def page(tmp_path_factory, chat_model, base_model, chat_tokenizer):
     )
     offered = {"base": str(base_model), "counting": str(counting), "chat": str(chat_model)}
     offered["calculating"] = str(calculating)
-    models = Models(offered, load=lambda location: Engine.from_pretrained(location, device="cpu"), kept=3)
+
+    class CountingEngine(Engine):
+        num_steps = 0
+
+        def steps(self, *args, **kwargs):
+            for step in super().steps(*args, **kwargs):
+                self.num_steps += 1
+                yield step
+
+    def load(location: str) -> Engine:
+        engine = CountingEngine.from_pretrained(location, device="cpu")
+        engines[next(name for name, offer in offered.items() if offer == location)] = engine
+        return engine
+
+    models = Models(offered, load, kept=4)
     defaults = Defaults(Sampling(temperature=0), max_prompt_chars=MAX_PROMPT_CHARS)
     built = build_page(models, "chat", defaults, title="some models")
     yield launch_page(built, "127.0.0.1", _free_port(), queue_size=2, max_prompt_chars=MAX_PROMPT_CHARS)
@@ -197,6 +219,104 @@ def test_nothing_is_served_but_the_page_and_its_questions(page):
     assert httpx2.get(page).status_code == 200
 
 
+class Visitor:
+    """A browser's part of gradio's protocol, for what gradio's own client would not send. `page` is its address and
+    the number of its call "chat"."""
+
+    def __init__(self, page: tuple[str, int], session: str) -> None:
+        (self.page, self.fn_index), self.session = page, session
+
+    def ask(self, prompt: str, model: str = "chat", max_new_tokens: int = 64) -> httpx2.Response:
+        settings = ["", 0, max_new_tokens, False, 0, 1, 1, 1, ""]  # in the order of Settings.controls
+        body = {"data": [prompt, None, model, *settings], "fn_index": self.fn_index, "session_hash": self.session}
+        return self.post(json.dumps(body).encode())
+
+    def post(self, body: bytes) -> httpx2.Response:
+        headers = {"Content-Type": "application/json"}
+        return httpx2.post(f"{self.page}gradio_api/queue/join", content=body, headers=headers, timeout=60)
+
+    def events(self) -> Iterator[dict]:
+        """What the server tells this visitor; closing the iterator hangs up."""
+        where = f"{self.page}gradio_api/queue/data?session_hash={self.session}"
+        with httpx2.stream("GET", where, timeout=60) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def answer(self) -> str:
+        """The end of an answer that has been asked for, or what is said instead."""
+        for event in self.events():
+            if event["msg"] == "process_completed":
+                return str(event["output"])
+        return ""
+
+
+@pytest.fixture(scope="module")
+def called(page) -> tuple[str, int]:
+    """Address of the page, and the number of its call "chat"."""
+    calls = httpx2.get(f"{page}config").json()["dependencies"]
+    return page, next(call["id"] for call in calls if call["api_name"] == "chat")
+
+
+def test_of_two_hundred_visitors_at_once_each_is_answered_or_told_that_the_line_is_full(called):
+    def visit(number: int) -> tuple[int, str]:
+        visitor = Visitor(called, f"visitor{number}")
+        joined = visitor.ask("What is your name?")
+        return joined.status_code, visitor.answer() if joined.status_code == 200 else joined.text
+
+    with ThreadPoolExecutor(200) as pool:
+        visits = list(pool.map(visit, range(200)))
+    answers = [text for status, text in visits if status == 200]
+    refusals = [text for status, text in visits if status != 200]
+    assert len(answers) >= 3 and all("My name is Tiny." in text for text in answers)
+    assert {status for status, _ in visits} <= {200, 503} and all("full" in text for text in refusals)
+    assert "My name is Tiny." in visit(200)[1]
+
+
+def test_generation_stops_for_a_visitor_who_goes_away(called, engines):
+    """2,048 tokens take seconds; the next visitor is answered when the model is free."""
+    before = engines["counting"].num_steps if "counting" in engines else 0
+    leaving = Visitor(called, "leaving")
+    assert leaving.ask("Count.", model="counting", max_new_tokens=2048).status_code == 200
+    events = leaving.events()
+    while next(events)["msg"] != "process_generating":
+        pass
+    events.close()
+    next_one = Visitor(called, "next")
+    next_one.ask("What is your name?")
+    assert "My name is Tiny." in next_one.answer()
+    assert 0 < engines["counting"].num_steps - before < 2048
+
+
+BROKEN = {
+    "cut off": b'{"data',
+    "a list": b"[1]",
+    "nothing": b"",
+    "not UTF-8": b"\xff\xfe",
+    "deep": b"[" * 50_000,
+    "no data": b'{"fn_index": 0}',
+}
+
+
+@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
+def test_a_request_that_is_broken_is_refused_as_the_clients_mistake(called, body):
+    assert 400 <= Visitor(called, "broken").post(body).status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\x00\x1b[2J\x7f\u202e<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)&gt;"),
+        ("\ud800", "The message is no valid Unicode text: write it anew."),
+    ],
+)
+def test_control_characters_html_and_broken_unicode_are_shown_or_refused_as_text(called, text, said):
+    visitor = Visitor(called, "hostile")
+    assert visitor.ask(text).status_code == 200
+    answer = visitor.answer()
+    assert said in answer and "<img" not in answer
+
+
 def test_a_request_of_a_megabyte_or_of_unknown_size_is_not_read(page):
     join = page + "gradio_api/queue/join"
     body = json.dumps({"data": ["x" * 2**20], "fn_index": 0, "session_hash": "a"}).encode()
@@ -204,12 +324,75 @@ def test_a_request_of_a_megabyte_or_of_unknown_size_is_not_read(page):
     assert httpx2.post(join, content=iter([body])).status_code == 411
 
 
-def test_it_listens_on_this_computer_alone_unless_told_otherwise():
+def test_a_name_that_somebody_else_made_lead_here_is_not_answered(page):
+    for host, status in (("evil.example", 403), ("127.0.0.1.evil.example", 403), ("[", 403), ("localhost:7860", 200)):
+        assert httpx2.get(page, headers={"Host": host}).status_code == status
+
+
+TOKEN = "a-token-of-letters"
+
+
+@pytest.fixture(scope="module")
+def guarded(chat_model):
+    """Address of a page for who knows TOKEN."""
+    from hfgpt.chat.engine import Engine
+    from hfgpt.chat.sampling import Sampling
+    from hfgpt.chat.web_models import Models
+    from hfgpt.chat.web_page import build_page, launch_page
+    from hfgpt.chat.web_settings import Defaults
+
+    models = Models({"chat": str(chat_model)}, load=lambda location: Engine.from_pretrained(location, device="cpu"))
+    built = build_page(models, "chat", Defaults(Sampling(temperature=0)), title="guarded")
+    yield launch_page(built, "127.0.0.1", _free_port(), queue_size=2, max_prompt_chars=300, token=TOKEN)
+    built.close(verbose=False)
+
+
+def test_without_the_token_there_is_a_form_and_nothing_else(guarded):
+    form = httpx2.get(guarded)
+    assert form.status_code == 401 and 'type="password"' in form.text and "guarded" not in form.text
+    for path in ("config", "gradio_api/info", "assets/index.js", "gradio_api/queue/data?session_hash=a", "enter"):
+        assert httpx2.get(guarded + path).status_code == 401, path
+    assert httpx2.post(guarded + "gradio_api/queue/join", json={"data": []}).status_code == 401
+    for wrong in ("Bearer a-token-of-numbers", f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x"):
+        assert httpx2.get(guarded + "config", headers={"Authorization": wrong}).status_code == 401
+    assert httpx2.get(f"{guarded}config?token={TOKEN}").status_code == 401
+    assert httpx2.get(guarded + "config", cookies={"hfgpt_visitor": TOKEN}).status_code == 401
+
+
+def test_the_form_lets_in_who_types_the_token_by_a_cookie_that_does_not_tell_it(guarded):
+    for wrong in ({"token": "a-token-of-numbers"}, {"token": ""}, {}, {"token": "x" * 5000}):
+        refused = httpx2.post(guarded + "enter", data=wrong)
+        assert refused.status_code == 401 and "set-cookie" not in refused.headers
+    entered = httpx2.post(guarded + "enter", data={"token": TOKEN})
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower() and TOKEN not in cookie
+    assert httpx2.get(guarded, cookies=entered.cookies).status_code == 200
+    elsewhere = httpx2.get(guarded, cookies=entered.cookies, headers={"Host": "models.example"})
+    assert elsewhere.status_code == 200  # behind a proxy: who has the token comes in by any name
+
+
+def test_a_program_sends_the_token_in_a_header(guarded):
+    from gradio_client import Client
+
+    client = Client(guarded, headers={"Authorization": f"Bearer {TOKEN}"}, verbose=False)
+    conversation, *_ = client.predict("What is your name?", api_name="/chat")
+    assert texts(conversation) == ["What is your name?", "My name is Tiny."]
+
+
+def test_it_listens_on_this_computer_alone_unless_others_must_know_a_token(tmp_path):
+    from hfgpt.chat.access import token_of
     from hfgpt.chat.address import is_loopback
     from hfgpt.chat.web import parse_args
+    from hfgpt.errors import UserError
 
-    assert is_loopback(parse_args(["runs/tiny"]).host)
-    assert parse_args(["runs/tiny", "--host", "0.0.0.0"]).host == "0.0.0.0"
+    args = parse_args(["runs/tiny"])
+    assert is_loopback(args.host) and token_of(args) is None
+    with pytest.raises(UserError, match=r"--host 0.0.0.0 is open to the network: protect the model with --token_file"):
+        token_of(parse_args(["runs/tiny", "--host", "0.0.0.0"]))
+    (tmp_path / "token.txt").write_text("twelve-letters\n")
+    args = parse_args(["runs/tiny", "--host", "0.0.0.0", "--token_file", str(tmp_path / "token.txt")])
+    assert token_of(args) == "twelve-letters"
 
 
 def test_what_the_command_line_asks_for_is_what_the_page_starts_with():

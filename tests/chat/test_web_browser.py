@@ -278,19 +278,34 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_browser, url, tmp_path
     phone.save_screenshot(str(tmp_path / "phone_compared.png"))
 
 
-def test_another_address_than_this_computer_is_warned_of(run_folder):
+def test_at_another_address_a_visitor_gives_the_token_once_and_it_is_not_printed(run_folder, open_browser, tmp_path):
+    token = tmp_path / "token.txt"
+    token.write_text("a-token-of-letters\n")
+    flags = ("--host", "0.0.0.0", "--port", "0", "--token_file", str(token), "--temperature", "0", "--device", "cpu")
     process = subprocess.Popen(
-        [str(PROGRAMS / "hfgpt"), "web", str(run_folder / "dpo"), "--host", "0.0.0.0", "--port", "0"],
+        [str(PROGRAMS / "hfgpt"), "web", str(run_folder / "dpo"), *flags],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     try:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        printed = ""
         while not (line := process.stdout.readline()).startswith("Open "):
             assert line or process.poll() is None
+            printed += line
+        url = line.split()[1].replace("0.0.0.0", "127.0.0.1")
+        browser = open_browser(800, 700)
+        browser.get(url)
+        browser.find_element(By.ID, "token").send_keys("a-token-of-numbers", Keys.ENTER)
+        wait_for(lambda: "That is not the token of this server" in browser.page_source)
+        browser.find_element(By.ID, "token").send_keys("a-token-of-letters", Keys.ENTER)
+        wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "#prompt textarea"))
+        page = Page(browser, url)  # again, by the cookie
+        page.type("prompt", "What is your name?")
+        wait_for(lambda: page.said("conversation") == ["What is your name?", "My name is Tiny."])
     finally:
         process.terminate()
-    _, errors = process.communicate(timeout=20)
-    assert "warning: 0.0.0.0 is open to the network; anyone who reaches it can use the models." in errors
+    rest, _ = process.communicate(timeout=20)
+    assert "a-token-of" not in printed + line + rest

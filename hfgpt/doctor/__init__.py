@@ -1,0 +1,1 @@
+"""Whether this machine can train, evaluate and talk: what `hfgpt doctor` looks at."""
