@@ -6,17 +6,17 @@ import re
 from urllib.parse import parse_qs, quote, urlsplit
 
 import yaml
-from hub_http import HubConnection, HubError
+from hub_collections import DATE, CollectionsApi
+from hub_http import HubError
 from hub_store import Blob, Commit, Repo
 
-DATE = "2026-01-01T00:00:00.000Z"
 # What may follow a repo id: so ids without a namespace (gpt2) are told from those with one.
 REPO_ACTIONS = (
     "revision|tree|refs|commits|paths-info|preupload|commit|branch|tag|settings|discussions|auth-check|resolve"
 )
 
 
-class HubApi(HubConnection):
+class HubApi(CollectionsApi):
     """The routes of models, datasets and spaces, and of the storage host of LFS."""
 
     # Who and what
@@ -37,8 +37,11 @@ class HubApi(HubConnection):
         repo_type, repo_id = payload.get("type") or "model", f"{owner}/{payload['name']}"
         prefix = "" if repo_type == "model" else f"{repo_type}s/"
         exists = (repo_type, repo_id) in self.hub.store.repos
+        if repo_type == "space" and "sdk" not in payload:
+            raise HubError(400, None, "a Space needs an sdk")
         if not exists:
-            self.hub.store.create_repo(repo_type, repo_id, private=payload.get("visibility") == "private")
+            repo = self.hub.store.create_repo(repo_type, repo_id, private=payload.get("visibility") == "private")
+            repo.sdk = payload.get("sdk")
         return self.json({"url": f"{self.hub.url}/{prefix}{repo_id}", "name": repo_id}, status=409 if exists else 200)
 
     def delete_repo(self):
@@ -289,6 +292,9 @@ HubApi.routes = [
         ("POST", r"api/validate-yaml", HubApi.validate_yaml),
         ("POST", r"api/repos/create", HubApi.create_repo),
         ("DELETE", r"api/repos/delete", HubApi.delete_repo),
+        ("POST", r"api/collections", HubApi.create_collection),
+        ("GET", r"api/collections/(?P<slug>[^/]+/[^/]+)", HubApi.collection),
+        ("POST", r"api/collections/(?P<slug>[^/]+/[^/]+)/items", HubApi.add_collection_item),
         ("GET", r"api/{repo}", HubApi.repo_info),
         ("GET", r"api/{repo}/revision/(?P<revision>[^/]+)", HubApi.repo_info),
         ("GET", r"api/{repo}/auth-check", HubApi.auth_check),

@@ -6,8 +6,8 @@
         subprocess.run([...], env=hub.env(tmp_path))     # or HfApi(endpoint=hub.url, token=hub.token)
 
 Models, datasets and spaces; create, info, tree with pages, resolve with ranges, preupload, LFS (one part or many),
-commits, branches, tags, pull requests. As on the Hub, large files are served from a storage host of their own, by
-a redirect that carries their size and hash. Not there: Xet (switched off by `env`), collections, search.
+commits, branches, tags, pull requests, collections. As on the Hub, large files are served from a storage host of their
+own, by a redirect that carries their size and hash. Not there: Xet (switched off by `env`), search.
 """
 
 import os

@@ -55,6 +55,7 @@ class Repo:
     repo_id: str
     private: bool = False
     gated: bool = False
+    sdk: str | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     pull_requests: list[str] = field(default_factory=list)
@@ -144,11 +145,23 @@ class Faults:
         return None
 
 
+@dataclass
+class Collection:
+    """A named list of repos; `items` holds (repo type, repo id, note)."""
+
+    title: str
+    owner: str
+    private: bool
+    items: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+
 class HubStore:
-    """All repos of the stand-in, the LFS objects uploaded so far, and who may come in (token -> user name)."""
+    """All repos and collections of the stand-in, the LFS objects uploaded so far, and who may come in (token -> user
+    name)."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, Collection] = {}
         self.lfs_objects: dict[str, bytes] = {}
         self.tokens = {"hf_stand_in_token": "tester"}
         self.lock = threading.RLock()

@@ -20,8 +20,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from tqdm import tqdm
 
-from hfgpt.data.hub_client import DamagedFileError, Retries, hub_errors, may_pass, with_retries
 from hfgpt.errors import UserError
+from hfgpt.hub_client import DamagedFileError, Retries, hub_errors, may_pass, with_retries
 
 HASHED_BYTES = 1 << 20
 

@@ -22,12 +22,12 @@ from huggingface_hub.hf_api import RepoFile
 
 from hfgpt.arguments import DataArguments
 from hfgpt.data.documents import SourceShard
-from hfgpt.data.hub_client import Retries, hub_errors, may_pass, with_retries
 from hfgpt.data.hub_download import HubFile, download_files, is_cached
 from hfgpt.data.local_files import SHARD_BYTES, LocalFile, local_file, natural_order
 from hfgpt.data.row_formats import Row
 from hfgpt.data.unpacking import PACKINGS
 from hfgpt.errors import UserError
+from hfgpt.hub_client import Retries, hub_errors, may_pass, with_retries
 
 logger = logging.getLogger(__name__)
 

@@ -241,7 +241,8 @@ def default_intermediate_size(hidden_size: int, mlp_type: str) -> int:
 def _add_sliding_pattern(shape: dict[str, Any]) -> None:
     """Set `layer_types` and `sliding_window` in place to three short layers, one long, the last always long."""
     context, layers = shape["max_position_embeddings"], shape["num_hidden_layers"]
-    if not (_is_a(context, int) and _is_a(layers, int) and _is_a(shape.get("sliding_window"), int | None)):
+    is_whole = _is_a(context, int) and _is_a(layers, int) and _is_a(shape.get("sliding_window"), int | None)
+    if not is_whole or layers > MOST_LAYERS:
         return  # Architecture.resolve() names the key
     window = shape.get("sliding_window", -(-context // 4 // 128) * 128)
     if window >= context or window == 0:

@@ -17,6 +17,8 @@ def architecture_of(model: ModelArguments, vocab_size: int, max_length: int) -> 
     """
     if model.depth is not None and model.preset is not None:
         raise UserError("model.depth and model.preset exclude each other; keep one of them.")
+    if max_length < 2:
+        raise UserError(f"data.max_length is {max_length}; a row needs at least 2 tokens.")
     not_switches = {"depth", "preset", "attn_implementation"}
     switches = {k: v for k, v in dataclasses.asdict(model).items() if v is not None and k not in not_switches}
     switches.update(vocab_size=vocab_size, max_position_embeddings=max_length)

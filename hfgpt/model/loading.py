@@ -1,5 +1,6 @@
 """A trained model as the start of another run: it must be ours, and its vocabulary must be the tokenizer's."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from hfgpt.errors import UserError
 from hfgpt.model import GPTConfig, GPTForCausalLM  # registers with the Auto classes
+from hfgpt.model.downloads import over_a_bad_line
 
 LONGEST_REASON = 400  # characters of what another library says
 
@@ -52,7 +54,10 @@ def load_whole(name_or_path: str, **settings: Any) -> PreTrainedModel:
     Raises UserError for a model that cannot be read, lacks weights, or, being ours, has weights without a place.
     """
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(name_or_path, output_loading_info=True, **settings)
+        read: Any = partial(AutoModelForCausalLM.from_pretrained, name_or_path, output_loading_info=True, **settings)
+        model, found = over_a_bad_line(name_or_path, read)
+    except UserError:
+        raise
     except Exception as error:  # of torch, safetensors, huggingface_hub and the model's own code
         raise UserError(f"{name_or_path} cannot be loaded as a language model: {_in_short(error)}") from error
     missing = sorted(found["missing_keys"]) + [name for name, *_ in found["mismatched_keys"]]
@@ -60,7 +65,7 @@ def load_whole(name_or_path: str, **settings: Any) -> PreTrainedModel:
     if missing or unplaced:
         what = f"lack {missing[0]}" if missing else f"hold {unplaced[0]}, for which its config.json has no place"
         others = f" ({len(missing or unplaced)} such)" if len(missing or unplaced) > 1 else ""
-        raise UserError(f"{name_or_path} is no whole model: its weights {what}{others}; put a whole copy in its place.")
+        raise UserError(f"{name_or_path} is no whole model: its weights {what}{others}; put a whole copy there.")
     return model
 
 

@@ -1,9 +1,11 @@
 """The model card of each stage: README.md with the Hub's metadata, scores in its model-index form, how to use it."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfgpt.report.document import plain
+from hfgpt.report.plots import LOSS_PLOT
 from hfgpt.report.summary import samples_before_and_after
 from hfgpt.report.tables import markdown_table, short_number, short_time
 from hfgpt.report.timeline import StageHistory, Timeline
@@ -33,15 +35,23 @@ def _is_ours(path: Path) -> bool:
     return MADE_HERE in text or MADE_BY_TRL in text
 
 
-def model_card(timeline: Timeline, stage: StageHistory) -> str:
-    """The card of one complete stage. The licence is left for its owner to say: it depends on the data."""
-    from huggingface_hub import ModelCardData
-
-    name = f"{timeline.name}-{stage.name}"
+def model_card(
+    timeline: Timeline,
+    stage: StageHistory,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+) -> str:
+    """The card of one complete stage, for the repo `repo_id` where it is going to one. The licence is left for its
+    owner to say: it depends on the data. `base_model` is by default the Hub's model that the stage started from."""
+    name = repo_id.split("/")[-1] if repo_id else f"{timeline.name}-{stage.name}"
     results = eval_results(stage)
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
+    section = stage.recipe.get(stage.name) or {}
+    header = _header(
+        license=license,
+        base_model=base_model or _hub_id(section.get("model_name_or_path")),
+        datasets=_hub_datasets(stage),
         tags=["hfgpt", stage.name, *(["conversational"] if stage.name in CHAT_STAGES else [])],
         model_name=name if results else None,
         eval_results=results or None,
@@ -51,15 +61,47 @@ def model_card(timeline: Timeline, stage: StageHistory) -> str:
         f"{short_number(final['parameters'])} parameters; {stage.name} on {short_number(final['tokens'])} tokens in "
         f"{short_time(final['seconds'])}, {short_number(stage.end)} tokens in all stages together."
     )
-    parts = [f"---\n{data.to_yaml()}\n---\n\n{MADE_HERE}", f"# {plain(name)}", trained, _how_to_use(stage)]
+    parts = [header, f"# {plain(name)}", trained, _how_to_use(repo_id, stage.name in CHAT_STAGES)]
     if results:
         rows = [[r.dataset_name, r.metric_name or r.metric_type, f"{r.metric_value:.4f}"] for r in results]
         parts += ["## Scores", markdown_table(["task", "metric", "value"], rows, 2)]
     if samples := samples_before_and_after(stage.folder):
         said = [[plain(prompt), plain(before or "-"), plain(after)] for prompt, before, after in samples]
-        header = ["prompt", f"before {stage.name}", f"after {stage.name}"]
-        parts += ["## What it said", markdown_table(header, said, len(header))]
+        titles = ["prompt", f"before {stage.name}", f"after {stage.name}"]
+        parts += ["## What it said", markdown_table(titles, said, len(titles))]
+    if (stage.folder / LOSS_PLOT).is_file():
+        parts += ["## Training", f"![loss over tokens]({LOSS_PLOT})"]
     return "\n\n".join(parts) + "\n"
+
+
+def plain_card(repo_id: str, license: str | None = None, base_model: str | None = None) -> str:
+    """The card of a model of which no more is known than its folder."""
+    header = _header(license=license, base_model=base_model, tags=["hfgpt"])
+    return "\n\n".join([header, f"# {plain(repo_id.split('/')[-1])}", _how_to_use(repo_id, is_chat=False)]) + "\n"
+
+
+def _header(**values: Any) -> str:
+    """The Hub's metadata and the mark that the card is ours."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(library_name="transformers", pipeline_tag="text-generation", **values)
+    return f"---\n{data.to_yaml()}\n---\n\n{MADE_HERE}"
+
+
+def _hub_id(name: Any) -> str | None:
+    """`name` where it is a repo of the Hub, and no folder of this machine."""
+    is_id = isinstance(name, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    return name if is_id and not Path(name).exists() else None
+
+
+def _hub_datasets(stage: StageHistory) -> list[str] | None:
+    """The Hub's datasets that the recipe names for the stage."""
+    section = stage.recipe.get(stage.name) or {}
+    sources = [stage.recipe.get("data") or {}, *(section.get("mixture") or [])]
+    if stage.name in CHAT_STAGES:
+        sources = [section, *sources[1:]]
+    found = (_hub_id(source.get("dataset")) for source in sources)
+    return list(dict.fromkeys(name for name in found if name)) or None
 
 
 def eval_results(stage: StageHistory) -> list["EvalResult"]:
@@ -83,16 +125,16 @@ def eval_results(stage: StageHistory) -> list["EvalResult"]:
     ]
 
 
-def _how_to_use(stage: StageHistory) -> str:
-    """A snippet that loads the folder and continues a text, or answers a message."""
+def _how_to_use(repo_id: str | None, is_chat: bool) -> str:
+    """A snippet that loads the model and continues a text, or answers a message."""
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        'folder = "."  # or the repo on the Hub',
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
-        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+        f'name = "{repo_id}"' if repo_id else 'name = "."  # this folder, or the repo on the Hub',
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)",
+        "model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)",
     ]
-    if stage.name in CHAT_STAGES:
+    if is_chat:
         lines += [
             'messages = [{"role": "user", "content": "Who are you?"}]',
             "inputs = tokenizer.apply_chat_template(",

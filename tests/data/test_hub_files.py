@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from hfgpt.data.hub_client import Retries
 from hfgpt.data.hub_download import download_files
 from hfgpt.data.hub_files import list_data_files, make_room
 from hfgpt.errors import UserError
+from hfgpt.hub_client import Retries
 
 QUICK = Retries(attempts=4, base_seconds=0.01)
 CARD = b"""---

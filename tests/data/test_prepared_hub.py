@@ -12,12 +12,12 @@ from hub_server import HubServer
 from huggingface_hub import HfApi
 
 from hfgpt.arguments import DataArguments
-from hfgpt.data.hub_client import Retries
 from hfgpt.data.preparation import prepare_data
 from hfgpt.data.prepared import PreparedData, damaged_files, open_prepared
 from hfgpt.data.prepared_hub import load_prepared_from_hub, push_prepared
 from hfgpt.data.tokenizer import train_tokenizer
 from hfgpt.errors import UserError
+from hfgpt.hub_client import Retries
 
 QUICK = Retries(attempts=3, base_seconds=0.01)
 DOCUMENTS = [f"In the year {1000 + n} the river rose {n * n} feet above house number {n % 17}." for n in range(1500)]

@@ -7,9 +7,9 @@ import pytest
 
 from hfgpt.arguments import DataArguments
 from hfgpt.data.chat_rows import conversation_shards
-from hfgpt.data.hub_client import Retries
 from hfgpt.data.url_files import local_copy
 from hfgpt.errors import UserError
+from hfgpt.hub_client import Retries
 
 QUICKLY = Retries(attempts=3, base_seconds=0.01)
 ROWS = b'[{"instruction": "Say hello.", "input": "", "output": "Hello."}]'

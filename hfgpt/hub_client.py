@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx2  # the HTTP client of huggingface_hub
-from huggingface_hub import constants
+from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,12 +18,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._http import default_client_factory
 
 from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+# Without a byte for so long a line is dead, however slow it is otherwise; the Hub's own gateway gives up after 60 s.
+SILENT_SECONDS = 60.0
 T = TypeVar("T")
 
 
@@ -42,6 +45,19 @@ class Retries:
             seconds = min(self.max_seconds, max(seconds, float(asked)))
         logger.warning("%s; trying again in %.0f s (%d of %d)", reason(error), seconds, failures, self.attempts - 1)
         stop.wait(seconds)
+
+
+def limit_waiting(seconds: float = SILENT_SECONDS) -> None:
+    """Let every request of this process to the Hub fail, and be tried again, when nothing comes or goes for `seconds`:
+    huggingface_hub itself would wait for ever for the answer to an upload. Call it before there are threads: it closes
+    the connections that are open."""
+
+    def client() -> httpx2.Client:
+        made = default_client_factory()
+        made.timeout = httpx2.Timeout(seconds)
+        return made
+
+    set_client_factory(client)
 
 
 class DamagedFileError(OSError):
