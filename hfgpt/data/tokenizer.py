@@ -19,7 +19,7 @@ from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +44,15 @@ _TAKEN_APART = re.compile(r"(?<=set taken_apart = )\{.*?\}", re.DOTALL)
 def chat_template_for(special_tokens: Iterable[str]) -> str:
     """Our chat template for a tokenizer that has these special tokens beside ours: in what anyone says each of them
     is taken apart, as "<|end|>" into "<| end |>", so that text never becomes a special token."""
+    return with_tokens_taken_apart(CHAT_TEMPLATE, {*special_tokens, *SPECIAL_TOKENS})
+
+
+def with_tokens_taken_apart(template: str, special_tokens: Iterable[str]) -> str:
+    """The template with these tokens in its table `taken_apart`, each with what stands for it in plain text."""
     # The spaces put in can make no other token; a longer one comes first, as its pieces may hold a shorter one.
-    tokens = sorted({*special_tokens, *SPECIAL_TOKENS}, key=lambda token: (-len(token), token))
+    tokens = sorted(special_tokens, key=lambda token: (-len(token), token))
     pieces = {token: _taken_apart(token) for token in tokens}
-    return _TAKEN_APART.sub(lambda _: json.dumps(pieces, indent=4, ensure_ascii=False), CHAT_TEMPLATE)
+    return _TAKEN_APART.sub(lambda _: json.dumps(pieces, indent=4, ensure_ascii=False), template)
 
 
 def _taken_apart(token: str) -> str:
@@ -149,6 +154,8 @@ def _existing_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+    from hfgpt.model.downloads import over_a_bad_line
+
     folder = Path(name_or_path).expanduser()
     is_path = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -161,14 +168,19 @@ def _existing_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
             f"The folder {name_or_path} holds no tokenizer: it lacks tokenizer.json, or vocab.json and merges.txt."
         )
     source = str(folder) if is_path else name_or_path
-    try:
+
+    def read() -> PreTrainedTokenizerBase:
         if bare_gpt2:
-            tokenizer = GPT2Tokenizer.from_pretrained(source)
-        elif get_tokenizer_config(source).get("tokenizer_class") in GENERIC_CLASSES:
+            return GPT2Tokenizer.from_pretrained(source)
+        if get_tokenizer_config(source).get("tokenizer_class") in GENERIC_CLASSES:
             # AutoTokenizer would look at a model's config beside it, and ask about the code that comes with it.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            return PreTrainedTokenizerFast.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+    try:
+        tokenizer = over_a_bad_line(f"The tokenizer {name_or_path}", read)
+    except UserError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -1,0 +1,1 @@
+"""Models of other architectures into ours and back: `hfgpt import` and `hfgpt export`."""
