@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/hfgpt run recipes/tiny.yaml --overwrite
 
+# Two tests at a time, each with its share of the cores.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow"

@@ -68,6 +68,11 @@ class TokenizerArguments:
     max_bytes_per_document: int = _option(100_000, "Of one document, at most this many bytes train the tokenizer.")
     add_chat_tokens: bool = _option(True, "Give an existing tokenizer the chat tokens and template.")
 
+    def __post_init__(self) -> None:
+        for key in ("max_train_bytes", "max_bytes_per_document"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be 1 or more, not {getattr(self, key)}")
+
 
 @dataclass
 class DataArguments:
@@ -105,3 +110,7 @@ class DataArguments:
     tinyworld_conversations: int = _option(10_000, "Conversations about the tiny world.")
     tinyworld_preferences: int = _option(2_000, "Preference pairs about the tiny world.")
     tinyworld_prompts: int = _option(2_000, "Prompts with a checkable answer, the tiny world's sums.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # NumPy's bounds, which transformers.set_seed runs into
+            raise ValueError(f"seed must be from 0 to 2^32 - 1, not {self.seed}")

@@ -1,5 +1,6 @@
 """The `hfgpt` command: every stage and tool as a subcommand. Thin: what a command does is imported when it runs."""
 
+import difflib
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hfgpt import __version__
-from hfgpt.errors import run_command
+from hfgpt.errors import UserError, run_command
 
 app = typer.Typer(
     help="Train your own ChatGPT from raw text, where every piece is a HuggingFace piece.",
@@ -148,6 +149,27 @@ _command(
 )
 _command(
     app,
+    "push",
+    "hfgpt.hub.command:main",
+    "A model to the Hub, with card, scores, samples and plots: hfgpt push runs/tiny you/tiny",
+    "DIR REPO [--key value ...]",
+)
+_command(
+    app,
+    "import",
+    "hfgpt.conversion.import_model:main",
+    "GPT-2, Llama, Qwen3 or nanochat becomes a model of hfgpt: hfgpt import gpt2 --output_dir models/gpt2",
+    "SRC [--key value ...]",
+)
+_command(
+    app,
+    "export",
+    "hfgpt.conversion.export_model:main",
+    "A model becomes one that transformers ships: hfgpt export runs/gpt2/sft --to gpt2 --output_dir exported",
+    "MODEL [--key value ...]",
+)
+_command(
+    app,
     "plan",
     "hfgpt.plan:main",
     "FLOPs, memory, hours and dollars before anything runs: hfgpt plan recipes/d20.yaml --gpu H100 --num_gpus 8",
@@ -157,6 +179,13 @@ _command(
     "bench",
     "hfgpt.bench.command:main",
     "Speed, memory and decoding on this machine: hfgpt bench recipes/d12.yaml --vs loop trainer",
+)
+_command(
+    app,
+    "doctor",
+    "hfgpt.doctor.command:main",
+    "Whether this machine is ready, and what mends it where not: hfgpt doctor",
+    "[--key value ...]",
 )
 _command(
     tokenizer_app,
@@ -198,11 +227,32 @@ _command(
 
 def main(argv: list[str] | None = None) -> int:
     """Run `hfgpt ARGV`; returns the exit code: 0, 2 where the user can mend it, 1 where we must."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    _check_command(app, argv)
     try:
         app(args=argv)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def _check_command(group: typer.Typer, words: list[str], program: str = "hfgpt") -> None:
+    """Raises UserError for a command that does not exist, and for an unknown flag in front of it."""
+    if not words or words[0] in ("--help", "--version"):
+        return
+    groups = {str(inner.name): inner.typer_instance for inner in group.registered_groups if inner.typer_instance}
+    known = [str(command.name) for command in group.registered_commands] + list(groups)
+    word = words[0]
+    if word in groups:
+        _check_command(groups[word], words[1:], f"{program} {word}")
+    elif word not in known:
+        what, others = ("flag", ["--help", "--version"]) if word.startswith("-") else ("command", known)
+        close = difflib.get_close_matches(word, others, n=1)
+        nearest = f"; the nearest is {close[0]}" if close else ""
+        raise UserError(f"{program} has no {what} {word}{nearest}: see {program} --help.")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ class StatsArguments:
     compare: list[str] = field(default_factory=list, metadata={"help": "Other tokenizers, by folder or Hub id."})
     max_bytes: int = field(default=10_000_000, metadata={"help": "Text that is measured, at most."})
 
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError(f"max_bytes must be 1 or more, not {self.max_bytes}")
+
 
 def tokenizer_stats(argv: list[str]) -> None:
     """Print bytes per token on the recipe's own text, beside other tokenizers."""
@@ -85,6 +89,10 @@ class InspectArguments:
 
     rows: int = field(default=3, metadata={"help": "Rows of each split that are shown."})
 
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            raise ValueError(f"rows must be 0 or more, not {self.rows}")
+
 
 def data_inspect(argv: list[str]) -> None:
     """Print the statistics and a few rows of a recipe's prepared data, document by document."""
@@ -132,7 +140,9 @@ class PushArguments:
 def data_push(argv: list[str]) -> None:
     """Prepare a recipe's rows if need be and push them to the Hub, for `data.prepared` elsewhere."""
     from hfgpt.data.prepared_hub import push_prepared
+    from hfgpt.hub_client import limit_waiting
 
+    limit_waiting()
     recipe = load_recipe(argv, "push", PushArguments)
     flags = recipe.section("push", PushArguments)
     if flags.repo_id is None:

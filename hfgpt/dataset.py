@@ -16,26 +16,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hfgpt.errors import UserError
+from hfgpt.chat.arguments import parser
+from hfgpt.errors import UserError, run_command
 
 DEFAULT_DATASET, DEFAULT_CONFIG = "HuggingFaceFW/fineweb-edu", "sample-10BT"
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="hfgpt data download",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("-n", "--num_files", type=int, default=-1, help="first N files; -1 is all (default)")
-    parser.add_argument("--dataset", default=DEFAULT_DATASET, help="Hub dataset id (default: %(default)s)")
-    parser.add_argument("--config", help=f"config or folder (default for {DEFAULT_DATASET}: {DEFAULT_CONFIG})")
-    parser.add_argument("--split", default="train", help="split (default: %(default)s)")
-    parser.add_argument("--revision", help="branch, tag or commit (default: main)")
-    parser.add_argument("-w", "--num_workers", type=int, default=4, help="files at a time (default: %(default)s)")
-    parser.add_argument("--output_dir", type=Path, help="plain files here instead of the Hub's cache")
-    return parser.parse_args(argv)
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises UserError for a word that makes no sense."""
+    flags = parser("hfgpt data download", __doc__ or "")
+    flags.add_argument("-n", "--num_files", type=int, default=-1, help="first N files; -1 is all (default)")
+    flags.add_argument("--dataset", default=DEFAULT_DATASET, help="Hub dataset id (default: %(default)s)")
+    flags.add_argument("--config", help=f"config or folder (default for {DEFAULT_DATASET}: {DEFAULT_CONFIG})")
+    flags.add_argument("--split", default="train", help="split (default: %(default)s)")
+    flags.add_argument("--revision", help="branch, tag or commit (default: main)")
+    flags.add_argument("-w", "--num_workers", type=int, default=4, help="files at a time (default: %(default)s)")
+    flags.add_argument("--output_dir", type=Path, help="plain files here instead of the Hub's cache")
+    return flags.parse_args(argv)
 
 
 def download(args: argparse.Namespace) -> None:
@@ -65,16 +62,16 @@ def download(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, 0 or 2."""
-    args = parse_args(argv)
+    return run_command(_download, None if argv is None else list(argv))
+
+
+def _download(argv: list[str]) -> int | None:
     try:
-        download(args)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        download(parse_args(argv))
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
+    return None
 
 
 if __name__ == "__main__":

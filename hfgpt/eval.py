@@ -174,18 +174,18 @@ class Model:
         """The model on this process's device, and its tokenizer. Raises UserError where it cannot be loaded."""
         if self._loaded is None:
             import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers import AutoTokenizer
 
-            from hfgpt.model import GPTForCausalLM  # noqa: F401  registers our models with the Auto classes
+            from hfgpt.model.loading import load_whole
 
-            try:
-                with self.state.main_process_first():
-                    trust = {"trust_remote_code": self.trust_remote_code}
+            trust = {"trust_remote_code": self.trust_remote_code}
+            with self.state.main_process_first():
+                model = load_whole(self.location, dtype=vars(torch)[self.dtype], **trust)
+                try:
                     tokenizer = AutoTokenizer.from_pretrained(self.location, **trust)
-                    model = AutoModelForCausalLM.from_pretrained(self.location, dtype=vars(torch)[self.dtype], **trust)
-            except Exception as error:  # of torch, safetensors, huggingface_hub, tokenizers and the model's own code
-                reason = " ".join(str(error).split())[:400]
-                raise UserError(f"{self.location} cannot be loaded as a language model: {reason}") from error
+                except Exception as error:  # of huggingface_hub, tokenizers and the model's own code
+                    reason = " ".join(str(error).split())[:400]
+                    raise UserError(f"the tokenizer of {self.location} cannot be loaded: {reason}") from error
             self._loaded = model.to(self.state.device).eval(), tokenizer
         return self._loaded
 

@@ -60,7 +60,9 @@ class PlanArguments:
     json: bool = field(default=False, metadata={"help": "Print JSON."})
 
     def __post_init__(self) -> None:
-        for key in ("num_gpus", "gpu_memory", "price", "budget"):
+        lengths = ("target_flops", "target_param_data_ratio", "num_train_epochs")
+        batch = ("total_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")
+        for key in (*lengths, *batch, "num_gpus", "gpu_memory", "price", "budget"):
             if (value := getattr(self, key)) is not None and value <= 0:
                 raise ValueError(f"{key} must be above zero, not {value}")
         if self.mfu is not None and not 0 < self.mfu <= 1:

@@ -16,7 +16,7 @@ import yaml
 
 from hfgpt.arguments import DataArguments, ModelArguments, TokenizerArguments
 from hfgpt.errors import UserError
-from hfgpt.recipe_values import coerce
+from hfgpt.recipe_values import coerce, from_yaml
 
 STAGES = ("pretrain", "midtrain", "sft", "dpo", "grpo")
 SHARED_SECTIONS: dict[str, type] = {"model": ModelArguments, "tokenizer": TokenizerArguments, "data": DataArguments}
@@ -84,11 +84,17 @@ class Recipe:
         try:
             return arguments_class(**values)
         except (ValueError, TypeError, ImportError) as error:
-            sentence = " ".join(str(error).split())
-            named = set(re.findall(r"\w+", sentence))
-            culprit = next((key for key in sorted(self.sections.get(name, {}), key=len) if key in named), None)
-            where = self.place(name, culprit) if culprit else f"{self.path}: section {name}"
-            raise UserError(f"{where}: {sentence}") from None
+            raise self.refusal(name, error) from None
+
+    def refusal(self, name: str, error: Exception) -> UserError:
+        """What HF or TRL says against the values of section `name`, with the place of the key that it speaks of: one
+        that it names, else one whose word for a value it names."""
+        sentence = " ".join(str(error).split())
+        said, given = set(re.findall(r"\w+", sentence)), self.sections.get(name, {})
+        culprits = [key for key in sorted(given, key=len) if key in said]
+        culprits += [key for key, value in given.items() if isinstance(value, str) and value in said]
+        where = self.place(name, culprits[0]) if culprits else f"{self.path}: section {name}"
+        return UserError(f"{where}: {sentence}")
 
     @property
     def model(self) -> ModelArguments:
@@ -108,8 +114,9 @@ class Recipe:
         return Path(self.run.output_root) / self.name
 
     def as_text(self) -> str:
-        """The recipe as it was run, flags included, as YAML that runs again."""
-        kept = {name: values for name, values in self.sections.items() if values}
+        """The recipe as it was run, flags included, as YAML that runs again. It goes to the Hub: it holds no token."""
+        shown = {name: {k: v for k, v in values.items() if k != "hub_token"} for name, values in self.sections.items()}
+        kept = {name: values for name, values in shown.items() if values}
         return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
@@ -139,7 +146,10 @@ def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | N
             continue
         section, key = _owner_of_flag(flag, owners)
         hint = typing.get_type_hints(owners[section]).get(key) if section in owners else None
-        recipe.sections.setdefault(section, {})[key] = _flag_value(words, wants_list=is_list(hint))
+        try:
+            recipe.sections.setdefault(section, {})[key] = _flag_value(words, wants_list=is_list(hint))
+        except ValueError as error:
+            raise UserError(f"flag --{flag} {error}.") from None
         recipe.given_by[section, key] = "flag"
     recipe.run = RunArguments(**run_values)
     for section in STAGES:
@@ -198,6 +208,8 @@ def read_recipe_file(path: Path) -> tuple[dict[str, dict[str, Any]], dict[tuple[
         raise UserError(f"{path}:{line}: {reason}.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: its brackets are nested too deeply.") from None
     if root is None:
         return {}, {}
     names = (*SHARED_SECTIONS, *STAGES)
@@ -211,12 +223,21 @@ def read_recipe_file(path: Path) -> tuple[dict[str, dict[str, Any]], dict[tuple[
         if isinstance(section_node, yaml.ScalarNode) and section_node.tag.endswith(":null"):
             continue
         for key, node in _pairs(section_node, path, f"section {section}"):
-            for inner in _mappings(node):  # duplicate keys are refused at any depth
-                _pairs(inner, path, f"{section}.{key}")
-            loader = yaml.SafeLoader("")
-            sections[section][key] = loader.construct_object(node, deep=True)
             lines[section, key] = node.start_mark.line + 1
+            sections[section][key] = _value(node, path, f"{section}.{key}")
     return sections, lines
+
+
+def _value(node: yaml.Node, path: Path, what: str) -> Any:
+    """The plain value of a node. Raises UserError for duplicate keys at any depth and for what YAML cannot make."""
+    for inner in _mappings(node):
+        _pairs(inner, path, what)
+    try:
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: of dates and numbers that cannot be
+        reason = (error.problem if isinstance(error, yaml.MarkedYAMLError) else None) or str(error)
+        line = node.start_mark.line + 1
+        raise UserError(f"{path}:{line}: {what} has no value that can be read ({' '.join(reason.split())}).") from None
 
 
 def split_flags(argv: list[str]) -> list[tuple[str, list[str]]]:
@@ -239,12 +260,12 @@ def is_list(hint: Any) -> bool:
 
 
 def _flag_value(words: list[str], wants_list: bool = False) -> Any:
-    """No word is true; several words, or words for a list, are a list; `null` and `none` are no value."""
+    """No word is true; several words, or words for a list, are a list; `null` and `none` are no value. Raises
+    ValueError for a list in brackets that is none."""
     if not words:
         return True
     if len(words) > 1 or wants_list:
-        loaded = yaml.safe_load(words[0]) if len(words) == 1 and words[0].startswith("[") else words
-        return loaded
+        return from_yaml(words[0]) if len(words) == 1 and words[0].startswith("[") else words
     return None if words[0].lower() in {"null", "none"} else words[0]
 
 
@@ -276,23 +297,33 @@ def _nearest(name: str, known: typing.Iterable[str], prefix: str = "") -> str:
 
 
 def _pairs(node: yaml.Node, path: Path, what: str) -> list[tuple[str, yaml.Node]]:
-    """Key and value node of a mapping, in order; UserError for anything else and for doubled keys."""
+    """Key and value node of a mapping, in order; UserError for anything else, and for keys that are no words or stand
+    twice."""
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{node.start_mark.line + 1}: {what} must be a map of keys to values.")
     seen: dict[str, int] = {}
     for key_node, _ in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
+            raise UserError(f"{path}:{line}: {what} has a key that is no word.")
+        key = key_node.value
         if key in seen:
             raise UserError(f"{path}:{line}: {key} stands twice in {what} (first at line {seen[key]}).")
         seen[key] = line
-    return [(str(key_node.value), value) for key_node, value in node.value]
+    return [(key_node.value, value) for key_node, value in node.value]
 
 
 def _mappings(node: yaml.Node) -> typing.Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
+    """The maps in a node, each once: aliases may lead to one from many places, or back to where it stands."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value

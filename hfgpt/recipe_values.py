@@ -1,11 +1,16 @@
 """A value from YAML or a flag as the type that a dataclass field asks for, or a ValueError with what was wanted."""
 
+import math
+import reprlib
 import types
 import typing
 from enum import Enum
 from typing import Any, Literal, Union
 
 import yaml
+
+LONGEST_SHOWN = 120  # characters of a value in a sentence
+LARGEST_NUMBER = 10**300  # of whole numbers, so that each can be a float too
 
 
 def coerce(value: Any, hint: Any) -> Any:
@@ -21,7 +26,7 @@ def coerce(value: Any, hint: Any) -> Any:
                 return coerce(value, option)
             except ValueError:
                 continue
-        raise ValueError(f"must be {_describe(hint)}, not {value!r}")
+        raise ValueError(f"must be {_describe(hint)}, not {shown(value)}")
     if origin is Literal:
         if value in options:
             return value
@@ -44,19 +49,36 @@ def coerce(value: Any, hint: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
     elif isinstance(hint, type) and issubclass(hint, Enum):
-        if value in {option.value for option in hint}:
+        if value in [option.value for option in hint]:
             return value
     elif (origin or hint) is list:
         items = value if isinstance(value, list) else [value] if value is not None else []
         if not isinstance(value, dict):
             return [coerce(item, options[0]) for item in items] if options else items
     elif (origin or hint) is dict:
-        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+        parsed = from_yaml(value) if isinstance(value, str) else value
         if isinstance(parsed, dict):
-            return {k: coerce(v, options[1]) for k, v in parsed.items()} if options else parsed
+            if not options:
+                return parsed
+            return {coerce(k, options[0]): coerce(v, options[1]) for k, v in parsed.items()}
     elif isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool):
         return value
-    raise ValueError(f"must be {_describe(hint)}, not {value!r}")
+    raise ValueError(f"must be {_describe(hint)}, not {shown(value)}")
+
+
+def from_yaml(text: str) -> Any:
+    """The value that a flag writes as YAML. Raises ValueError where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError(f"is no value in YAML: {shown(text)}") from None
+
+
+def shown(value: Any) -> str:
+    """The value in a sentence: as Python writes it, and shortened where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxlong = short.maxother = LONGEST_SHOWN
+    return short.repr(value)
 
 
 def _number(value: Any) -> int | float | None:
@@ -69,8 +91,9 @@ def _number(value: Any) -> int | float | None:
                 value = float(value)
             except ValueError:
                 return None
-    finite = isinstance(value, int) or (isinstance(value, float) and abs(value) != float("inf") and value == value)
-    return value if finite else None
+    if isinstance(value, int):
+        return value if abs(value) < LARGEST_NUMBER else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def _preference(option: Any) -> int:

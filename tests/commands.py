@@ -10,16 +10,21 @@ PROGRAMS = Path(sys.executable).parent
 
 
 def run(
-    *words: str | Path, timeout: float = 600, stdin: str | None = None, **environment: str
+    *words: str | Path,
+    timeout: float = 600,
+    stdin: str | None = None,
+    folder: Path = REPOSITORY,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository's folder; its output is kept, and shown by pytest where a test fails.
+    """Run a command in `folder`, by default the repository's; its output is kept, and shown by pytest where a test
+    fails.
 
     The first word may be one of the programs beside this Python (hfgpt, accelerate, torchrun, lm_eval, python).
     """
     program, *rest = map(str, words)
     done = subprocess.run(
         [str(PROGRAMS / program), *rest],
-        cwd=REPOSITORY,
+        cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,25 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # the Hub's stand-in speaks pl
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure():
+    """Where `pytest -n` runs several workers, each keeps to its own cores, and so do the processes it starts: torch's
+    threads wait for each other, and share a core badly."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        own = cores[int(worker.removeprefix("gw")) % len(cores) :: workers]
+        os.sched_setaffinity(0, own)
+
+
 def pytest_collection_modifyitems(items):
-    """Tests marked `gpu` skip without a CUDA device."""
+    """One worker runs a file from its first test to its last, and one all that need the tiny run, which is made once
+    and begins first, being the longest. Tests marked `gpu` skip without a CUDA device."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
+        for item in items:
+            of_tiny_run = "tiny_run" in item.fixturenames
+            item.add_marker(pytest.mark.xdist_group("tiny_run" if of_tiny_run else str(item.path)))
     for_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpus:
         return

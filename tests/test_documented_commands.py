@@ -14,7 +14,12 @@ NEEDS = {
     "--num_processes 8": "GPUs",
     "data download": "the Hub; run against its stand-in by tests/data/test_hub_files.py",
     "data push": "the Hub; run against its stand-in by tests/data/test_prepared_hub.py",
+    "hfgpt push": "the Hub; run against its stand-in by tests/hub/test_push.py",
+    "--push": "the Hub; run against its stand-in by tests/hub/test_push.py and test_stage_pushes.py",
     "--executor slurm": "Slurm; its job files are run by tests/data/test_cluster.py",
+    "my_nanochat": "a checkpoint of nanochat; run by tests/conversion/test_nanochat_checkpoint.py",
+    "--model_name_or_path models/": "an imported model; run by tests/conversion/test_imported_models_go_on.py",
+    "llama.cpp": "llama.cpp",
     "make ": "make targets install; CI itself is `make quality` and `make test`",
     "pip install": "the package index",
     "hfgpt web": "a browser; run by tests/chat/test_web.py and test_web_browser.py",
@@ -25,6 +30,8 @@ NEEDS = {
     "hf ": "the Hub",
     "gpt2": "the Hub",
     "--trackio": "a folder of trackio's own; run by tests/test_compare.py",
+    "hfgpt doctor": "half a minute; run by tests/test_doctor.py",
+    "secrets.token_urlsafe": "nothing; it writes a file beside the repository's",
     "hfgpt bench": "minutes; run small by tests/test_bench.py",
     "hfgpt run recipes/tiny.yaml": "minutes; run whole by tests/e2e/test_tiny_run.py",
 }
@@ -64,6 +71,8 @@ def test_a_documented_command_works(command, tmp_path, tiny_run):
         if words in command:
             pytest.skip(f"needs {need}")
     words = shlex.split(command)
+    if words[1] in ("import", "export"):
+        return convert(tiny_run[0] / "tokenizer", words, tmp_path)
     if words[1] in ("chat", "space", "compare", "leakage", "eval", "report"):
         return try_on(tiny_run[0], command, tmp_path)
     if "my_texts/" in words:
@@ -95,6 +104,20 @@ def try_on(run_folder, command: str, tmp_path) -> None:
     words = shlex.split(line.replace("--model_repo you/tiny", "--model_repo you/tiny"))
     done = succeed(*words, stdin=(tmp_path / "questions.txt").read_text() if questions else "")
     assert done.stdout.strip() or not answers
+
+
+def convert(tokenizer, words: list[str], tmp_path) -> None:
+    """Run a command about the folder `my_llama`, or about what was imported from it."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    own = AutoTokenizer.from_pretrained(tokenizer)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(own), **shape)).save_pretrained(tmp_path / "my_llama")
+    own.save_pretrained(tmp_path / "my_llama")
+    if words[1] == "export":
+        succeed("hfgpt", "import", tmp_path / "my_llama", "--output_dir", tmp_path / "models" / "my_llama")
+    names = ("my_llama", "models/my_llama", "exported")
+    succeed(*(str(tmp_path / word) if word in names else word for word in words))
 
 
 def stage_is_small(words: list[str], run_folder, tmp_path) -> None:

@@ -1,12 +1,17 @@
 """A recipe and flags become arguments, and every mistake becomes one sentence that names file, section and key."""
 
+import dataclasses
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
 
 from hfgpt.errors import UserError
-from hfgpt.recipe import load_recipe
+from hfgpt.recipe import SHARED_SECTIONS, load_recipe, read_recipe_file
 
 
 @dataclass
@@ -136,3 +141,121 @@ def test_a_recipe_that_a_run_left_keeps_the_runs_name(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("model: {depth: 4}\n")
     assert load_recipe([str(path)]).name == "mine"
+
+
+in_one_folder = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+
+
+def sections_of(arguments_class: type) -> st.SearchStrategy[dict]:
+    """Sections with a few keys of a dataclass and values of their types."""
+    hints = typing.get_type_hints(arguments_class)
+    keys = [f.name for f in dataclasses.fields(arguments_class) if f.name != "seed"]
+    pairs = st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), st.from_type(hints[key])))
+    return st.lists(pairs, max_size=4).map(dict)
+
+
+def is_finite(value: object) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or abs(value) < float("inf")
+
+
+@in_one_folder
+@given(sections=st.fixed_dictionaries({}, optional={n: sections_of(c) for n, c in SHARED_SECTIONS.items()}))
+def test_every_recipe_is_read_as_it_was_written_and_runs_again_as_it_was_run(tmp_path, sections):
+    sections = {name: {k: v for k, v in keys.items() if is_finite(v)} for name, keys in sections.items()}
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(sections, allow_unicode=True), encoding="utf-8")
+    recipe = load_recipe([str(path)])
+    assert recipe.sections == sections
+    path.write_text(recipe.as_text(), encoding="utf-8")
+    again = load_recipe([str(path)])
+    assert again.sections == {name: keys for name, keys in sections.items() if keys}
+    for name, arguments_class in SHARED_SECTIONS.items():
+        try:
+            built = recipe.section(name, arguments_class)
+        except UserError as error:  # a number that is too small
+            assert name in str(error)
+            continue
+        assert (
+            built
+            == again.section(name, arguments_class)
+            == dataclasses.replace(arguments_class(), **sections.get(name, {}))
+        )
+
+
+PIECES = [
+    "model",
+    "data",
+    "depth",
+    "columns",
+    ":",
+    " ",
+    "\n",
+    "\n  ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "- ",
+    "&a ",
+    "*a",
+    "!x ",
+    "!!int ",
+    "'",
+]
+PIECES += [
+    '"',
+    "#",
+    "|",
+    ">",
+    "? ",
+    ",",
+    "1",
+    "2020-13-01",
+    ".nan",
+    "null",
+    "<<",
+    "%",
+    "---",
+    "\t",
+    "\x00",
+    "\ufeff",
+    "é",
+]
+
+
+@in_one_folder
+@given(text=st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=40))
+@example(text="model: {depth: !!int x}")
+@example(text="model: &a [*a]")
+@example(text="? [model]\n: 1")
+def test_no_text_does_more_than_be_refused_as_a_recipe(tmp_path, text):
+    path = tmp_path / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+    try:
+        sections, lines = read_recipe_file(path)
+    except UserError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+    else:
+        assert {(section, key) for section, keys in sections.items() for key in keys} == set(lines)
+
+
+@in_one_folder
+@given(
+    words=st.lists(
+        st.sampled_from(["--", "--depth", "--columns", "--data.", "=", "{", "[", "a: b", "3", "é"])
+        | st.text(max_size=9)
+    )
+)
+def test_no_words_do_more_than_be_refused_as_flags(tmp_path, words):
+    (tmp_path / "any.yaml").write_text("model: {depth: 2}\n")
+    try:
+        recipe = load_recipe([str(tmp_path / "any.yaml"), *words], "pretrain", StageArguments)
+        _ = recipe.model, recipe.tokenizer, recipe.data, recipe.section("pretrain", StageArguments)
+    except UserError as error:
+        assert "\n" not in str(error)

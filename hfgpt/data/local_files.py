@@ -159,6 +159,10 @@ def _files_of(entry: str, data: DataArguments) -> list[Path]:
     """The files that one entry of `data.data_path` names; a file named outright must be readable by its format."""
     if is_url(entry):
         return [local_copy(entry)]
+    if not entry.strip():
+        raise UserError("data.data_path has an empty entry; name a file, folder or glob.")
+    if "://" in entry:
+        raise UserError(f"data.data_path: {entry} cannot be fetched; addresses begin with http:// or https://.")
     path = Path(os.path.abspath(os.path.expanduser(entry)))
     if path.is_file():
         return [path]

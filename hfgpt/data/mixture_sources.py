@@ -54,6 +54,8 @@ def sources_of(mixture: list[dict[str, Any]], data: DataArguments, place: str) -
                 values[key] = coerce(value, float if key == "weight" else hints[key])
             except ValueError as error:
                 raise UserError(f"{place}: {key} of source {number} {error}.") from None
+        if not values.keys() & {"dataset", "data_path"}:
+            raise UserError(f"{place}: source {number} needs a dataset or a data_path.")
         weight = values.pop("weight", None)
         if weight is None or weight <= 0:
             raise UserError(f"{place}: source {number} needs a weight above zero, not {weight}.")

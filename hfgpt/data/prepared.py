@@ -229,4 +229,8 @@ def _summary_lines(statistics: dict[str, Any]) -> list[str]:
 def _load(folder: Path) -> "Dataset":
     from datasets import Dataset
 
-    return Dataset.load_from_disk(str(folder), keep_in_memory=False)
+    try:
+        return Dataset.load_from_disk(str(folder), keep_in_memory=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are some of these
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} holds no rows that can be read ({reason}): prepare the text anew.") from error

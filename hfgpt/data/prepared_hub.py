@@ -5,11 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from hfgpt.data.hub_client import Retries, hub_errors, with_retries
 from hfgpt.data.hub_download import HubFile, download_files
 from hfgpt.data.hub_files import list_folder, recorded_listing
 from hfgpt.data.prepared import RECORD, PreparedData, damaged_files, open_prepared
 from hfgpt.errors import UserError
+from hfgpt.hub_client import Retries, hub_errors, with_retries
 
 FOLDERS = ("train", "validation", "tokenizer")
 

@@ -42,7 +42,13 @@ def ensure_tokenizer(tokenizer: TokenizerArguments, data: DataArguments, folder:
             made.save_pretrained(aside)
             (aside / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
             aside.rename(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the tokenizer in {folder} cannot be loaded ({reason}): remove that folder to make a new one."
+        ) from error
 
 
 def make_tokenizer(tokenizer: TokenizerArguments, data: DataArguments) -> PreTrainedTokenizerFast:
@@ -83,7 +89,10 @@ def _check_settings(folder: Path, wanted: dict) -> None:
     path = folder / SETTINGS_FILE
     if not path.is_file():
         return  # put there by hand: the user's own choice
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove {folder} to make a new tokenizer.") from error
     for key, value in wanted.items():
         if found.get(key) != value:
             what = "was" if key == "origin" else f"was made with {key}"

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 from huggingface_hub import constants, is_offline_mode
 
-from hfgpt.data.hub_client import RETRIED_STATUSES, Retries
 from hfgpt.errors import UserError
+from hfgpt.hub_client import RETRIED_STATUSES, Retries
 
 TIMEOUT_SECONDS = 30.0
 

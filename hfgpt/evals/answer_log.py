@@ -22,7 +22,7 @@ class AnswerLog:
         self.folder = folder
         self.answers: dict[str, Answer] = {}
         for path in sorted(folder.glob("*.jsonl")):
-            for record in read_records(path):
+            for record in read_records(path, key="key"):
                 self._know(record["key"], record["answer"])
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"{uuid4().hex}.jsonl").open("a", encoding="utf-8")

@@ -16,6 +16,7 @@ from hfgpt import __version__
 from hfgpt.errors import UserError
 from hfgpt.evals.harness import Evaluation, TaskSettings
 from hfgpt.evals.tasks import OUR_TASKS
+from hfgpt.whole_files import read_object
 
 # What a model's folder is loaded from; logs and optimizer states beside it do not count.
 MODEL_FILES = (
@@ -70,10 +71,12 @@ def model_fingerprint(name_or_path: str) -> str:
     if not folder.is_dir():
         return f"hub-{_hub_commit(name_or_path)}"
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    if lost := [path for path in files if not path.exists()]:
+        raise UserError(f"{lost[0]} is a link to a file that is not there.")
     parts = [part for path in files if path.name not in NOT_WEIGHTS for part in (path.name.encode(), path)]
     adapter = folder / "adapter_config.json"
     if adapter.is_file():  # LoRA weights, to be added to those of another model
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = read_object(adapter).get("base_model_name_or_path")
         parts.append(model_fingerprint(base).encode() if base else b"")
     return _digest(parts)
 

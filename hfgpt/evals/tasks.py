@@ -56,6 +56,12 @@ def load_tasks(
             yield in_chat_form, together
 
 
+def check_tasks(tasks: list[str]) -> None:
+    """Raises UserError for a task that does not exist."""
+    if tasks:
+        _manager(tasks, None)
+
+
 def _manager(tasks: list[str], include_path: str | Path | None) -> TaskManager:
     """Knows our tasks and the caller's, and lm-eval's thousands only where they are asked for: indexing is slow."""
     folders = (OUR_TASKS, *([Path(include_path)] if include_path else []))

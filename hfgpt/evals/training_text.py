@@ -1,7 +1,6 @@
 """What the stages of a run trained on, as text: prepared rows decoded, preference pairs and prompts rendered, a batch
 at a time. Reads the rows that a stage's identity.json names."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -16,6 +15,7 @@ from hfgpt.data.prepared import open_prepared, tokenizer_identity
 from hfgpt.errors import UserError
 from hfgpt.recipe import STAGES, Recipe, load_recipe
 from hfgpt.training.record import METRICS_FILE, read_records
+from hfgpt.whole_files import read_object
 from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def training_batches(run_folder: Path, stage: str) -> Iterator[Batch]:
     Raises UserError where its rows are no longer there, or, of pairs and prompts, which are read anew, not the same.
     """
     recipe = recipe_as_run(run_folder, stage)
-    key = json.loads((run_folder / stage / IDENTITY_FILE).read_text(encoding="utf-8"))["rows"]
+    key = read_object(run_folder / stage / IDENTITY_FILE)["rows"]
     if stage == "pretrain" and recipe.data.streaming:
         return _streamed(recipe, run_folder / stage)
     if stage in ("pretrain", "midtrain"):
@@ -63,7 +63,7 @@ def _prepared_folders(run_folder: Path, stage: str, recipe: Recipe) -> list[Path
     """Where the rows lie that the stage named; some of them were prepared elsewhere."""
     if stage == "pretrain" and recipe.data.prepared:
         return [prepared_folder(recipe.data)]
-    key = json.loads((run_folder / stage / IDENTITY_FILE).read_text(encoding="utf-8"))["rows"]
+    key = read_object(run_folder / stage / IDENTITY_FILE)["rows"]
     return [run_folder / "data" / name for name in _listed(key)]
 
 

@@ -1,5 +1,6 @@
 """`hfgpt report RUN`: the report card of a run as Markdown and as one HTML page, and a model card for each stage."""
 
+import math
 from pathlib import Path
 
 from hfgpt.chat.arguments import parser
@@ -15,8 +16,8 @@ def main(argv: list[str]) -> None:
         "--num_gpus", type=int, default=1, metavar="N", help="accelerators that trained it (default: 1)"
     )
     given = flags.parse_args(argv)
-    if given.price is not None and given.price < 0:
-        raise UserError(f"--price {given.price:g} must not be negative.")
+    if given.price is not None and not 0 <= given.price < math.inf:
+        raise UserError(f"--price {given.price:g} must be 0 or more, and finite.")
     if given.num_gpus < 1:
         raise UserError(f"--num_gpus {given.num_gpus} must be 1 or more.")
     report(given.run, given.price, given.num_gpus)

@@ -1,7 +1,6 @@
 """What the runs of a sweep came to: rows for a table, read from the folders that they left."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from hfgpt.report.tables import markdown_table, short_number, short_time
 from hfgpt.training.budget import scaling_parameters
 from hfgpt.training.record import METRICS_FILE, read_records
+from hfgpt.whole_files import read_object
 from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE
 
 
@@ -63,8 +63,8 @@ LOSS_NAMES = {
 
 def read_sweep_run(name: str, settings: dict[str, Any], folder: Path) -> SweepRun:
     """The complete run that a stage left in `folder`."""
-    final = json.loads((folder / FINAL_METRICS).read_text(encoding="utf-8"))
-    identity = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
+    final = read_object(folder / FINAL_METRICS)
+    identity = read_object(folder / IDENTITY_FILE)
     return SweepRun(
         name=name,
         settings=settings,

@@ -1,7 +1,6 @@
 """A run as one line of time: its stages one after the other, every loss, score and sample at the tokens it had seen in
 all stages together. Reads the files that stages leave, of complete stages and of such as still run or were killed."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from hfgpt.recipe import STAGES, read_recipe_file
 from hfgpt.report.abilities import abilities_among
 from hfgpt.training.environment import ENVIRONMENT_FILE
 from hfgpt.training.record import METRICS_FILE, read_records
+from hfgpt.whole_files import read_object
 from hfgpt.workspace import FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, RECIPE_FILE
 
 SAMPLES_FILE = "samples.jsonl"
@@ -140,7 +140,7 @@ def open_timeline(run_folder: Path) -> Timeline:
 
 def _open_stage(name: str, folder: Path, start: int) -> StageHistory:
     identity, final, plan, environment = (
-        json.loads(path.read_text(encoding="utf-8")) if (path := folder / file).is_file() else None
+        read_object(path) if (path := folder / file).is_file() else None
         for file in (IDENTITY_FILE, FINAL_METRICS, PLAN_FILE, ENVIRONMENT_FILE)
     )
     recipe = read_recipe_file(folder / RECIPE_FILE)[0] if (folder / RECIPE_FILE).is_file() else {}

@@ -1,11 +1,18 @@
 """The split by content hash: exact shares, independent of order, copies together."""
 
+import json
 import math
 import random
+import re
 from hashlib import blake2b
+from pathlib import Path
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
+from hfgpt.arguments import DataArguments
+from hfgpt.data.preparation import prepare_data
 from hfgpt.data.splitting import is_validation
 
 DOCUMENTS = [f"document {number}: the quick brown fox" for number in range(40_000)]
@@ -55,3 +62,48 @@ def test_text_that_is_no_valid_unicode_is_split_too():
 def test_a_fraction_outside_zero_to_one_is_refused(fraction):
     with pytest.raises(ValueError, match="validation_fraction"):
         is_validation("text", fraction)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@given(
+    copies=st.lists(st.integers(100, 159), max_size=60),
+    num_files=st.integers(1, 3),
+    fraction=st.sampled_from([0.2, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_a_preparation_puts_every_document_on_one_side_and_loses_none(
+    tokenizer, tokenizer_folder, tmp_path_factory, copies, num_files, fraction, seed
+):
+    folder = tmp_path_factory.mktemp("text")
+    numbers = [*range(100, 160), *copies]
+    document = {number: f"the {'many words ' * (number % 7)}of {number}." for number in numbers}
+    for file in range(num_files):  # each holds every document, in an order of its own
+        shuffled = random.Random(seed + file).sample(numbers, len(numbers))
+        lines = [json.dumps({"text": document[number]}) for number in shuffled]
+        (folder / f"{file}.jsonl").write_text("\n".join(lines))
+    data = DataArguments(data_path=str(folder), max_length=16, validation_fraction=fraction, num_proc=1)
+    prepared = prepare_data(data, tokenizer_folder, folder / "prepared")
+
+    held_out = {number for number, text in document.items() if is_validation(text, fraction)}
+    seen = {}
+    # Copies are trained on as often as they stand there, and measured on once.
+    train = [document[number] for number in numbers if number not in held_out] * num_files
+    validation = [document[number] for number in held_out]
+    for split, rows, texts in (
+        ("train", prepared.train(), train),
+        ("validation", prepared.validation(), validation),
+    ):
+        counts = prepared.statistics[split]
+        assert (counts["documents"], counts["text_bytes"]) == (len(texts), sum(map(len, texts)))
+        assert counts["dropped_tokens"] < 16 * num_files
+        decoded = [text for row in rows["input_ids"] for text in tokenizer.decode(row).split(tokenizer.bos_token)]
+        seen[split] = {int(number) for text in decoded for number in re.findall(r"of (\d{3})\.", text)}
+    assert seen["train"] <= set(numbers) - held_out and seen["validation"] <= held_out
+    assert seen["train"] and seen["validation"]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from transformers.trainer_utils import set_seed
 
 from hfgpt import GPTConfig, GPTForCausalLM, GPTModel
@@ -27,9 +28,14 @@ PACKAGE = "transformers_source_tests"
 
 def fetch_transformers_tests() -> Path:
     """The folder tests/ of the installed transformers' source distribution, by pip, kept in .cache/."""
-    if (CACHE / "tests").is_dir():
-        return CACHE / "tests"
     CACHE.parent.mkdir(exist_ok=True)
+    with FileLock(CACHE.with_suffix(".lock")):  # of another worker
+        if not (CACHE / "tests").is_dir():
+            _download_transformers_tests()
+    return CACHE / "tests"
+
+
+def _download_transformers_tests() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", f"transformers=={transformers.__version__}"]
         command += ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--quiet", "--dest", scratch]
@@ -43,9 +49,7 @@ def fetch_transformers_tests() -> Path:
         with tarfile.open(archive) as tar:
             wanted = [member for member in tar if member.name.split("/")[1:2] == ["tests"]]
             tar.extractall(scratch, members=wanted, filter="data")
-        if not CACHE.exists():
-            shutil.move(archive.with_name(archive.name.removesuffix(".tar.gz")), CACHE)
-    return CACHE / "tests"
+        shutil.move(archive.with_name(archive.name.removesuffix(".tar.gz")), CACHE)
 
 
 # What the tests import from parts of the repository that the source distribution leaves out.

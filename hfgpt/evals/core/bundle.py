@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import yaml
@@ -89,11 +89,16 @@ class Bundle:
                     )
                 if label not in baselines:
                     raise UserError(f"core_bundle: {self.folder / 'eval_meta_data.csv'} has no row for {label}.")
+                file, num_fewshot = PurePosixPath(entry["dataset_uri"]), int(entry["num_fewshot"][0])
+                if file.is_absolute() or ".." in file.parts:
+                    raise UserError(f"core_bundle: {path}: {label} has its data outside of the bundle, in {file}.")
+                if num_fewshot < 0:
+                    raise UserError(f"core_bundle: {path}: num_fewshot of {label} is {num_fewshot}, below 0.")
                 yield TaskSpec(
                     label,
-                    file=entry["dataset_uri"],
+                    file=str(file),
                     kind=kind,
-                    num_fewshot=int(entry["num_fewshot"][0]),
+                    num_fewshot=num_fewshot,
                     delimiter=entry.get("continuation_delimiter", " "),
                     baseline=0.01 * baselines[label],
                 )
@@ -161,7 +166,10 @@ def _check_row(row: Any, spec: TaskSpec, where: str) -> None:
     for field, kind in FIELDS[spec.kind].items():
         if not isinstance(row, dict) or not isinstance(row.get(field), kind):
             raise UserError(f"{where}: a {spec.kind} question needs {field}, of type {kind.__name__}.")
-    options = row.get("choices" if spec.kind == "multiple_choice" else "context_options")
+    name = "choices" if spec.kind == "multiple_choice" else "context_options"
+    options = row.get(name, [])
+    if not all(isinstance(option, str) for option in options):
+        raise UserError(f"{where}: {name} must all be text.")
     if spec.kind != "language_modeling" and not 0 <= row["gold"] < len(options):
         raise UserError(f"{where}: gold is {row['gold']}, but there are {len(options)} options to choose from.")
 
