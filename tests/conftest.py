@@ -24,6 +24,7 @@ def pytest_configure():
         os.sched_setaffinity(0, own)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items):
     """One worker runs a file from its first test to its last, and one all that need the tiny run, which is made once
     and begins first, being the longest. Tests marked `gpu` skip without a CUDA device."""

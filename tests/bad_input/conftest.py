@@ -4,7 +4,7 @@ import io
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ def run_folder(here, pretrained) -> Path:
 
 
 @pytest.fixture
-def refused(here, capfd) -> Callable[..., str]:
+def refused(here, capfd) -> Iterator[Callable[..., str]]:
     """`refused(words, *culprits)`: the sentence with which `hfgpt WORDS` ends, in this process."""
 
     def refused(words: str | list[str], *culprits: str) -> str:
@@ -82,4 +82,6 @@ def refused(here, capfd) -> Callable[..., str]:
         names(sentence, culprits)
         return sentence
 
-    return refused
+    yield refused
+    if torch := sys.modules.get("torch"):  # a stage sets it for the process, and other tests meet it there
+        torch.set_flush_denormal(False)
