@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,15 +25,10 @@ def pytest_configure():
         os.sched_setaffinity(0, own)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items):
-    """One worker runs a file from its first test to its last, and one all that need the tiny run, which is made once
-    and begins first, being the longest. Tests marked `gpu` skip without a CUDA device."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: "tiny_run" not in item.fixturenames)
-        for item in items:
-            of_tiny_run = "tiny_run" in item.fixturenames
-            item.add_marker(pytest.mark.xdist_group("tiny_run" if of_tiny_run else str(item.path)))
+    """What needs the tiny run comes last, but for the file that makes it, which takes longest and comes first: so no
+    worker waits for it. Tests marked `gpu` skip without a CUDA device."""
+    items.sort(key=lambda item: -1 if item.path.name == "test_tiny_run.py" else "tiny_run" in item.fixturenames)
     for_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpus:
         return
@@ -66,6 +62,11 @@ def tiny_run(tmp_path_factory):
     """The recipe `tiny`, all its stages, run once as `make demo` runs it: (folder of the run, what it printed)."""
     from commands import succeed
 
-    root = tmp_path_factory.mktemp("runs")
-    done = succeed("hfgpt", "run", "recipes/tiny.yaml", "--output_root", root, timeout=3000)
-    return root / "tiny", done.stdout
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs"  # the parent is all workers' own
+    printed = root / "printed.txt"
+    with FileLock(f"{root}.lock"):
+        if not printed.exists():
+            done = succeed("hfgpt", "run", "recipes/tiny.yaml", "--output_root", root, timeout=3000)
+            printed.write_text(done.stdout, encoding="utf-8")
+    return root / "tiny", printed.read_text(encoding="utf-8")
