@@ -102,7 +102,8 @@ class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSigna
             super()._save_checkpoint(model, trial)
         if self.last_save is not None:
             save = {"save_seconds": round(self.last_save.seconds, 3), "checkpoint_bytes": self.last_save.num_bytes}
-            self.record.append(self.last_save.step, save)
+            counted = {"tokens": self.record.last_tokens} if self.tokens_are_counted else {}
+            self.record.append(self.last_save.step, save | counted)
 
     def log(self, logs, start_time=None):
         if "eval_nats_per_token" in logs:  # HF's own eval_loss counts rows twice where processes share them unevenly

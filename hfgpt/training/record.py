@@ -45,6 +45,7 @@ class RunRecord:
         self.write = write
         self.synchronize = synchronize  # waits for the device's queue, before the clock is read
         self.seconds = 0.0
+        self.last_tokens = 0  # of the newest record
         self._running_since: float | None = None
         self._last_speed = (0, 0.0)  # step and seconds of the record before
 
@@ -57,6 +58,7 @@ class RunRecord:
         if seconds is None:
             seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
         self.seconds = seconds
+        self.last_tokens = kept[-1]["tokens"] if kept else 0
         self._last_speed = (step, self.seconds)
         self._running_since = time.perf_counter()
 
@@ -97,7 +99,7 @@ class RunRecord:
         """Write one record: the step with its tokens, FLOPs, seconds and epoch, then `values`, among which `tokens`
         may stand where they were counted."""
         values = dict(values)
-        tokens = round(values.pop("tokens", step * self.tokens_per_step))
+        self.last_tokens = tokens = round(values.pop("tokens", step * self.tokens_per_step))
         record: dict[str, Any] = {
             "step": step,
             "tokens": tokens,
