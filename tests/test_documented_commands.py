@@ -7,7 +7,7 @@ import pytest
 from commands import REPOSITORY, succeed
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf")
+PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf", "vllm")
 STAGES = ("midtrain", "sft", "dpo", "grpo")
 # What a command needs that this suite has not, by the words that show it.
 NEEDS = {
@@ -23,6 +23,7 @@ NEEDS = {
     "make ": "make targets install; CI itself is `make quality` and `make test`",
     "pip install": "the package index",
     "hfgpt web": "a browser; run by tests/chat/test_web.py and test_web_browser.py",
+    "vllm serve": "a GPU and vLLM, whose part tests/ecosystem/test_vllm_backend.py plays",
     "hfgpt serve": "clients; run by tests/chat/test_serve_process.py",
     "my_space/app.py": "a visitor; run by tests/chat/test_space.py",
     "my_hellaswag": "HellaSwag's rows; run on some in their form by tests/evals/test_eval_command.py",
@@ -32,6 +33,7 @@ NEEDS = {
     "--trackio": "a folder of trackio's own; run by tests/test_compare.py",
     "hfgpt doctor": "half a minute; run by tests/test_doctor.py",
     "secrets.token_urlsafe": "nothing; it writes a file beside the repository's",
+    "benchmarks/ablations.py": "hours",
     "hfgpt bench": "minutes; run small by tests/test_bench.py",
     "hfgpt run recipes/tiny.yaml": "minutes; run whole by tests/e2e/test_tiny_run.py",
 }

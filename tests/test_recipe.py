@@ -159,6 +159,7 @@ def sections_of(arguments_class: type) -> st.SearchStrategy[dict]:
     numbers = {key for key in keys if float in (hints[key], *typing.get_args(hints[key]))}
     values = {key: floats if key in numbers else st.from_type(hints[key]) for key in keys}
     pairs = st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), values[key]))
+    pairs = pairs.filter(lambda pair: not isinstance(pair[1], dict) or "" not in pair[1])  # no word; refused
     return st.lists(pairs, max_size=4).map(dict)
 
 
