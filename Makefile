@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-fast style quality bench clean
+.PHONY: install demo test test-fast style quality docs bench clean
 
 install: $(STAMP)
 
@@ -27,13 +27,18 @@ test-fast: install
 	$(BIN)/python -m pytest -m "not slow"
 
 style: install
-	$(BIN)/ruff format hfgpt tests benchmarks
-	$(BIN)/ruff check --fix hfgpt tests benchmarks
+	$(BIN)/ruff format hfgpt tests benchmarks docs/*.py
+	$(BIN)/ruff check --fix hfgpt tests benchmarks docs/*.py
 
 quality: install
-	$(BIN)/ruff format --check hfgpt tests benchmarks
-	$(BIN)/ruff check hfgpt tests benchmarks
+	$(BIN)/ruff format --check hfgpt tests benchmarks docs/*.py
+	$(BIN)/ruff check hfgpt tests benchmarks docs/*.py
 	$(BIN)/mypy
+
+# The site of docs/ into site/, with the reference of every key made anew; a link that leads nowhere fails it.
+docs: install
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/mkdocs build --strict
 
 # Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
 bench: install

@@ -1,6 +1,7 @@
 """The `hfgpt` command: every stage and tool as a subcommand. Thin: what a command does is imported when it runs."""
 
 import difflib
+import platform
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +11,7 @@ import typer
 
 from hfgpt import __version__
 from hfgpt.errors import UserError, run_command
+from hfgpt.package_versions import STACK, installed_versions
 
 app = typer.Typer(
     help="Train your own ChatGPT from raw text, where every piece is a HuggingFace piece.",
@@ -24,9 +26,11 @@ app.add_typer(data_app, name="data")
 
 
 @app.callback(invoke_without_command=True)
-def _hfgpt(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _hfgpt(version: Annotated[bool, typer.Option("--version", help="Print versions.")] = False) -> None:
     if version:
-        print(f"hfgpt {__version__}")
+        versions = {"hfgpt": __version__, "Python": platform.python_version()}
+        for name, number in (versions | installed_versions(STACK)).items():
+            print(name, number)
         raise typer.Exit
 
 

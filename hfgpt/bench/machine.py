@@ -3,9 +3,9 @@
 import datetime
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from hfgpt.cores import available_cores
+from hfgpt.package_versions import installed_versions
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "tiktoken")  # that decide speed
 
@@ -21,13 +21,7 @@ def describe_machine() -> str:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of what decides speed; what is not installed is left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(PACKAGES)
 
 
 def processor_name() -> str:

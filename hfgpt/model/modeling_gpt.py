@@ -27,6 +27,7 @@ from .configuration_gpt import GPTConfig
 from .linear_cross_entropy import linear_cross_entropy, token_losses
 
 # The gates of a value embedding and of the smear read this many channels of their input, as in nanochat.
+# Their `in_features` may be less, but vLLM puts linears in their place that have none.
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
 MASK_MAKERS: dict[str, Callable] = {
@@ -121,7 +122,7 @@ class GPTSmear(nn.Module):
         self, hidden_states: torch.Tensor, previous_states: torch.Tensor, has_previous: torch.Tensor
     ) -> torch.Tensor:
         """Both states (b, t, hidden_size); has_previous (b, t) is false where a document begins."""
-        share = self.scalar * torch.sigmoid(self.gate(hidden_states[..., : self.gate.in_features]))
+        share = self.scalar * torch.sigmoid(self.gate(hidden_states[..., :SMEAR_GATE_CHANNELS]))
         return hidden_states + share * has_previous.unsqueeze(-1) * previous_states
 
 
@@ -236,7 +237,7 @@ class GPTAttention(nn.Module):
         key = self.k_proj(hidden_states).view(head_shape)  # (b, t, k, d)
         value = self.v_proj(hidden_states).view(head_shape)
         if self.value_embed is not None and self.value_gate is not None:
-            gate = 3 * torch.sigmoid(self.value_gate(hidden_states[..., : self.value_gate.in_features]))  # (b, t, k)
+            gate = 3 * torch.sigmoid(self.value_gate(hidden_states[..., :VALUE_GATE_CHANNELS]))  # (b, t, k)
             value = value + gate.unsqueeze(-1) * self.value_embed(input_ids).view(head_shape).to(value.dtype)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)

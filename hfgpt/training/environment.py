@@ -2,22 +2,17 @@
 path."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from hfgpt.cores import available_cores
+from hfgpt.package_versions import STACK, installed_versions
 
 ENVIRONMENT_FILE = "environment.json"
-PACKAGES = ("hfgpt", "torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "lm_eval")
 
 
 def environment(num_processes: int | None = None) -> dict[str, str]:
     """Names and versions as they are now; `num_processes` trained together."""
     found = {"python": platform.python_version(), "system": platform.platform(terse=True)}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found |= installed_versions(("hfgpt", *STACK))
     found |= {"cores": str(available_cores()), "accelerator": _accelerator()}
     return found if num_processes is None else found | {"processes": str(num_processes)}
 
