@@ -338,14 +338,14 @@ def previous_tokens(input_ids: torch.Tensor, cache: Cache | None, num_layers: in
     """The token before each of input_ids (b, t); before the first one what `remember_tokens` put into the cache, or,
     in an empty one, any."""
     first = input_ids[:, :1]
-    if cache is not None and cache.get_seq_length() > 0:
-        memory = cache.layers[num_layers] if len(cache.layers) > num_layers else None
-        if not isinstance(memory, DynamicLayer) or memory.keys is None:
-            raise ValueError(
-                "past_key_values does not know its last tokens, which bigram_vocab_size and smear need; give one that "
-                "this model has filled."
-            )
+    memory = cache.layers[num_layers] if cache is not None and len(cache.layers) > num_layers else None
+    if isinstance(memory, DynamicLayer) and memory.keys is not None and memory.keys.shape[-2]:
         first = memory.keys[:, 0, -1:, 0].to(input_ids.device)
+    elif cache is not None and cache.get_seq_length() > 0:  # of a static cache a tensor, asked for only without memory
+        raise ValueError(
+            "past_key_values does not know its last tokens, which bigram_vocab_size and smear need; give one that "
+            "this model has filled."
+        )
     return torch.cat((first, input_ids[:, :-1]), dim=1)
 
 
@@ -477,6 +477,11 @@ class GPTModel(GPTPreTrainedModel):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
+        if self.config._attn_implementation == "vllm" and looks_back(config):
+            raise ValueError(
+                "vLLM gives a model its new tokens without those before them, at which bigram_vocab_size and smear "
+                "look; serve this model with hfgpt serve, or by transformers."
+            )
         learned = config.position_embedding_type == "learned"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
@@ -505,7 +510,8 @@ class GPTModel(GPTPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        hidden_states = self._embed(input_ids, inputs_embeds)
+        is_packed = position_ids is not None and attention_mask is None
+        hidden_states = self._embed(input_ids, inputs_embeds, is_packed)
         batch_size, length, _ = hidden_states.shape
 
         # Masks and lengths are made before a new cache is: with one, transformers no longer looks for packed rows.
@@ -575,8 +581,11 @@ class GPTModel(GPTPreTrainedModel):
             remember_tokens(input_ids, past_key_values, self.config.num_hidden_layers)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def _embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Token embeddings (b, t, hidden_size), after refusing inputs that the switches cannot take."""
+    def _embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, is_packed: bool
+    ) -> torch.Tensor:
+        """Token embeddings (b, t, hidden_size), after refusing inputs that the switches cannot take. A packed row may
+        be longer than the context, which only its documents must fit."""
         needs_ids = self.config.value_embeddings or looks_back(self.config)
         if needs_ids and input_ids is None:
             raise ValueError(
@@ -589,7 +598,8 @@ class GPTModel(GPTPreTrainedModel):
             raise ValueError("pass either input_ids or inputs_embeds, not both.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.embed_positions is not None and inputs_embeds.shape[1] > self.config.max_position_embeddings:
+        is_too_long = inputs_embeds.shape[1] > self.config.max_position_embeddings
+        if self.embed_positions is not None and is_too_long and not is_packed:
             raise ValueError(
                 f"the input is {inputs_embeds.shape[1]} tokens long but the model's learned positions end at "
                 f"max_position_embeddings {self.config.max_position_embeddings}."

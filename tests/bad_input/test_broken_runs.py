@@ -128,12 +128,13 @@ REPORTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("command", ["report runs/small", "compare runs/small runs/other"])
-@pytest.mark.parametrize("case", REPORTS)
+READERS = [("report runs/small", case) for case in REPORTS]
+READERS += [("compare runs/small runs/other", case) for case in REPORTS if "samples" not in case]  # which it reads not
+
+
+@pytest.mark.parametrize(("command", "case"), READERS)
 def test_a_report_names_the_record_that_is_broken(refused, run_folder, command, case):
     if command.startswith("compare"):
-        if "samples" in case:
-            pytest.skip("a comparison reads no samples")
         shutil.copytree(run_folder / "pretrain", run_folder.with_name("other") / "pretrain")
     breaks, culprits = REPORTS[case]
     breaks(run_folder / "pretrain")

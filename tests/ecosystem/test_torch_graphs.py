@@ -43,3 +43,19 @@ def test_a_decoding_step_is_one_graph_that_is_compiled_once(model, input_ids) ->
         with torch._dynamo.config.patch(error_on_recompile=position >= 32):
             logits = step(input_ids[:, position : position + 1], past_key_values=cache).logits
         torch.testing.assert_close(logits[:, 0], expected[:, position], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_looking_back_needs_no_length_that_only_the_device_knows() -> None:
+    from hfgpt import GPTConfig, GPTForCausalLM
+
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "vocab_size": 97, "max_position_embeddings": 64}
+    model = GPTForCausalLM(GPTConfig.from_depth(2, **shape, sliding_window=0, smear=True)).eval()
+    tokens = torch.randint(97, (1, 20), generator=torch.Generator().manual_seed(0))
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    model(tokens[:, :10], past_key_values=cache)
+    torch.compiler.reset()
+    step = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for position in range(10, 14):
+        logits = step(tokens[:, position : position + 1], past_key_values=cache).logits[:, 0]
+        torch.testing.assert_close(logits, model(tokens).logits[:, position], rtol=1e-4, atol=1e-5)

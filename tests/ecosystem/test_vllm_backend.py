@@ -69,3 +69,26 @@ def test_requests_joined_into_one_row_get_the_logits_that_they_get_alone(folder:
             with torch.no_grad():
                 alone = model(torch.tensor([text[name][: done[name]]])).logits[0, -1]
             torch.testing.assert_close(logits[name], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("switch", [{"bigram_vocab_size": 64}, {"smear": True}])
+def test_a_model_that_looks_at_the_token_before_is_refused(switch, attention) -> None:
+    from hfgpt import GPTConfig, GPTModel
+
+    config = GPTConfig(num_hidden_layers=1, **SHAPE, **switch)
+    config._attn_implementation = NAME
+    with pytest.raises(ValueError, match="bigram_vocab_size and smear look; serve this model with hfgpt serve"):
+        GPTModel(config)
+
+
+@torch.no_grad()
+def test_a_packed_row_may_be_longer_than_learned_positions_reach() -> None:
+    from hfgpt import GPTConfig, GPTForCausalLM
+
+    model = GPTForCausalLM(GPTConfig(num_hidden_layers=2, **SHAPE)).eval()
+    documents = torch.randint(97, (3, 40), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(40).repeat(3)[None]
+    joined = model(documents.flatten()[None], position_ids=positions).logits[0]
+    torch.testing.assert_close(joined, model(documents).logits.flatten(0, 1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="the input is 120 tokens long but the model's learned positions end at"):
+        model(documents.flatten()[None])
