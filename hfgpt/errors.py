@@ -1,6 +1,7 @@
 """The one exception that is the user's to mend, and how a command ends: exit code 0, 2 for the user, 1 for us."""
 
 import errno
+import logging
 import sys
 from collections.abc import Callable
 
@@ -16,6 +17,11 @@ REFUSED_BY_THE_DISK = {
 }
 
 
+# What torchao says of itself wherever it is installed, since transformers imports it with every model: of kernels for
+# other GPUs than this one, and of a call in its own code. The reader of a chat can do nothing about either.
+LOUD_AT_IMPORT = ("torchao", "torch.utils._pytree")
+
+
 class UserError(ValueError):
     """Something in a recipe, a flag, a file or a folder is wrong; the message is one sentence that says
     what, where (file, key, row) and what to do about it. Everything else that escapes is a bug of ours."""
@@ -28,6 +34,8 @@ def run_command(command: Callable[[list[str]], int | None], argv: list[str] | No
     `--debug` among the arguments lets the traceback through. Ctrl-C ends with 130, as a shell expects.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for name in LOUD_AT_IMPORT:
+        logging.getLogger(name).addFilter(_is_error)  # of this logger alone: those below it keep their warnings
     try:
         return command(argv) or 0
     except UserError as error:
@@ -43,3 +51,7 @@ def run_command(command: Callable[[list[str]], int | None], argv: list[str] | No
     except KeyboardInterrupt:
         print("hfgpt: interrupted.", file=sys.stderr)
         return 130
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
