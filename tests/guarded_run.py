@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -49,12 +50,16 @@ class Snapshots(TrainerCallback):
 
 
 def everything(trainer: PackedRowsTrainer) -> dict[str, torch.Tensor]:
-    """Weights and the optimizer's tensors, copied."""
+    """Weights and the optimizer's tensors, copied, and whole where they are sharded."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    found = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    found = {name: _copy(weight.detach()) for name, weight in model.named_parameters()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
-        found |= {f"{number} {name}": value.clone() for name, value in state.items()}
+        found |= {f"{number} {name}": _copy(value) for name, value in state.items()}
     return found
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor().clone() if isinstance(tensor, DTensor) else tensor.clone()
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -90,17 +90,17 @@ class Trial:
             run = self.folder / f"{self.stage}-{self.done.runs}"
             last_kill = min(self.done.kills + KILLS_OF_A_RUN, kills)
             not_seen = 0  # kills after which no process has come as far as a step yet
-            while not (run / "final_metrics.json").is_file():
+            while not _is_done(run):
                 newest, process_began = _newest(run), time.time()
                 process, log = self._start(run)
                 was_killed = False
                 if self.done.kills < last_kill:
                     self._wait_for_an_instant(process, run, process_began, self.done.inside_a_save < inside_a_save)
                     was_killed = self._kill(process, run, process_began)
-                if not was_killed and process.wait(DEADLINE):
+                if not was_killed and process.wait(DEADLINE) not in (0, -signal.SIGKILL):
                     raise RuntimeError(f"{run} cannot go on:\n{log.read_text()}")
                 said = log.read_text()
-                if re.search(r"^step +\d+/", said, re.MULTILINE):
+                if re.search(r"^step +\d+/", said, re.MULTILINE) or _is_done(run):
                     self.done.resumed += not_seen if _goes_on_from(said, newest) else 0
                     not_seen = 0
                 not_seen += was_killed
@@ -130,9 +130,9 @@ class Trial:
             time.sleep(self.chance.uniform(0, self.seconds / 2))
 
     def _kill(self, process: subprocess.Popen, run: Path, began: float) -> bool:
-        """Whether the process was still there to be killed."""
+        """Whether the process was still there to be killed, with something left to do."""
         process.kill()
-        if process.wait() != -signal.SIGKILL:
+        if process.wait() != -signal.SIGKILL or _is_done(run):
             return False
         newest, records = _newest(run), read_records(run / "metrics.jsonl")
         last_step = max((record["step"] for record in records), default=0)
@@ -146,6 +146,10 @@ class Trial:
         self.done.runs += 1
         self.done.bit_identical += one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
         self.done.same_records += _records(self.whole) == _records(run)
+
+
+def _is_done(run: Path) -> bool:
+    return (run / "final_metrics.json").is_file()
 
 
 def _newest(run: Path) -> Path | None:

@@ -25,6 +25,7 @@ def _option(default, help: str):
 REFUSED_KEYS = {
     "fsdp": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/fsdp2.yaml",
     "deepspeed": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/zero3.yaml",
+    "auto_find_batch_size": "hfgpt plan says the largest batch that fits, and accumulation makes up the rest",
     "load_best_model_at_end": "the last checkpoint is the result; save_total_limit keeps older ones",
     "data_seed": "data.seed decides the order of rows",
     "hub_always_push": "one push runs at a time, and the last one brings everything",

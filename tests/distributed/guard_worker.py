@@ -1,5 +1,6 @@
-"""One of two gloo processes that train together: first with strange rows that only the second of them reads, then with
-a weight in which one bit of the second flips. Prints what came of it as JSON: `torchrun guard_worker.py FOLDER`."""
+"""One of two gloo processes that train together: first with strange rows that only the second of them reads, then, as
+replicas, with a weight in which one bit of the second flips. Writes what came of it as FOLDER/result.json:
+`torchrun guard_worker.py FOLDER`, or `accelerate launch guard_worker.py FOLDER` to shard by FSDP2."""
 
 import json
 import sys
@@ -7,10 +8,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate.state import PartialState
+from accelerate.utils.environment import parse_flag_from_env
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fsdp2_on_cpu import init_as_if_on_gpus  # noqa: E402
 from guarded_run import ROWS, Snapshots, StepRows, everything, faults, guarded_trainer, same  # noqa: E402
 
 from hfgpt.errors import UserError  # noqa: E402
@@ -29,6 +34,7 @@ def with_strange_rows(folder: Path) -> dict:
         "unchanged": same(after[BAD - 1], after[BAD]),
         "goes_on": not same(after[BAD], after[BAD + 1]),
         "weights": [weight.sum().item() for weight in everything(trainer).values()],
+        "is_sharded": any(isinstance(weight, DTensor) for weight in trainer.model.parameters()),
         "fault_steps": [fault["step"] for fault in faults(folder)],
     }
 
@@ -53,7 +59,12 @@ def with_a_flipped_bit(folder: Path) -> str:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    mine = {"strange": with_strange_rows(folder / "strange"), "flipped": with_a_flipped_bit(folder / "flipped")}
+    is_sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if is_sharded:
+        PartialState.__init__ = init_as_if_on_gpus  # type: ignore[method-assign]
+    mine: dict = {"strange": with_strange_rows(folder / "strange")}
+    if not is_sharded:
+        mine["flipped"] = with_a_flipped_bit(folder / "flipped")
     both: list = [None, None]
     dist.all_gather_object(both, mine)
     if dist.get_rank() == 0:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hfgpt.commands import data_prepare
 from hfgpt.errors import UserError
 from hfgpt.pretrain import main
+from hfgpt.report.report_card import write_report
 from hfgpt.training.record import read_records
 
 SHAPE = ["recipes/tiny.yaml", "--depth", "2", "--hidden_size", "128", "--vocab_size", "400", "--max_length", "64"]
@@ -63,7 +64,16 @@ def weights_equal(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_resumed_run_ends_bit_identical_and_repeats_no_step(pretrain):
+def report_of(stage: Path, run: Path) -> tuple[dict[str, str], bytes]:
+    """What the report card of a run of this stage alone says was done, by the name of the row, and its plot."""
+    shutil.copytree(stage, run / "pretrain")
+    lines = write_report(run).with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    work = {cells[0]: " ".join(cells[1:]) for cells in rows if cells[0] in {"steps", "epochs", "tokens", "FLOPs"}}
+    return work, (run / "report" / "timeline.png").read_bytes()
+
+
+def test_a_resumed_run_ends_bit_identical_repeats_no_step_and_is_reported_as_one(pretrain, tmp_path):
     whole = pretrain("--save_steps", "3", name="whole")
     interrupted = whole.with_name("interrupted")
     shutil.copytree(whole, interrupted)
@@ -75,6 +85,9 @@ def test_a_resumed_run_ends_bit_identical_and_repeats_no_step(pretrain):
     assert losses(whole) == losses(interrupted)
     steps = [record["step"] for record in read_records(interrupted / "metrics.jsonl") if "loss" in record]
     assert steps == [1, 2, 3, 4, 5, 6]
+    work, plot = report_of(interrupted, tmp_path / "interrupted" / "small")
+    assert len(work) == 4 and work["steps"].strip() == "6"
+    assert (work, plot) == report_of(whole, tmp_path / "whole" / "small")
 
 
 def test_a_cut_checkpoint_is_named_and_passed_over(pretrain, capsys):
@@ -253,6 +266,7 @@ def test_a_checkpoint_that_is_named_must_be_whole(pretrain, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--auto_find_batch_size",), "auto_find_batch_size is not supported: hfgpt plan says the largest batch"),
         (("--load_best_model_at_end",), "load_best_model_at_end is not supported"),
         (("--save_only_model",), "save_only_model is not supported"),
         (("--data_seed", "3"), "data.seed"),

@@ -1,6 +1,6 @@
 """Single questions of the tiny world with their two right answers, and who may be asked what where.
 
-Three uses never share a wording about the same thing: conversations, preference pairs, and the held-out questions of
+Three uses never share a wording about the same fact: conversations, preference pairs, and the held-out questions of
 the evaluation. A fifth of the people are in no conversation and no pair at all: only documents tell about them.
 """
 
