@@ -13,7 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hfgpt.conversion.native import NativeFamily, State, fold_attention_multiplier, mlp_type_of, rope_theta_of
+from hfgpt.conversion.native import NativeFamily, State, fold_attention_multiplier, rotary_keys, rotary_switches
 from hfgpt.model import GPTConfig
 
 
@@ -73,43 +73,15 @@ class Qwen3Family(LlamaFamily):
 
 def shared_switches(config: Any) -> dict[str, Any]:
     """Our keys for what Llama and Qwen3 configurations have in common."""
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
+    return rotary_switches(config, {"silu": "swiglu"}) | {
         "head_dim": config.head_dim,
-        "position_embedding_type": "rope",
-        "rope_theta": rope_theta_of(config),
-        "norm_type": "rmsnorm",
-        "norm_eps": config.rms_norm_eps,
-        "mlp_type": mlp_type_of(config.hidden_act, {"silu": "swiglu"}, "hidden_act", config.model_type),
-        "attention_bias": config.attention_bias,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
-        "attention_dropout": float(config.attention_dropout or 0.0),
     }
 
 
 def shared_keys(config: GPTConfig) -> dict[str, Any]:
     """What `shared_switches` reads, from our configuration."""
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
+    return rotary_keys(config, "silu") | {
         "head_dim": config.head_dim,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rms_norm_eps": config.norm_eps,
-        "hidden_act": "silu",
-        "attention_bias": config.attention_bias,
-        "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
-        "attention_dropout": config.attention_dropout,
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import NanoChatConfig, NanoChatForCausalLM
 
-from hfgpt.conversion.native import NativeFamily, State, mlp_type_of, rope_theta_of, swap_rotary_halves
+from hfgpt.conversion.native import NativeFamily, State, rotary_keys, rotary_switches, swap_rotary_halves
 from hfgpt.model import GPTConfig
 
 ROTATED = (".q_proj.weight", ".q_proj.bias", ".k_proj.weight", ".k_proj.bias")
@@ -19,48 +19,18 @@ class NanoChatFamily(NativeFamily):
     model_class = NanoChatForCausalLM
 
     def switches_of(self, config: NanoChatConfig) -> dict[str, Any]:
-        return {
-            "vocab_size": config.vocab_size,
-            "max_position_embeddings": config.max_position_embeddings,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
+        return rotary_switches(config, {"relu2": "relu2"}) | {
             "head_dim": config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads,
-            "position_embedding_type": "rope",
-            "rope_theta": rope_theta_of(config),
-            "norm_type": "rmsnorm",
             "norm_weight": False,
-            "norm_eps": config.rms_norm_eps,
             "embedding_norm": True,
             "qk_norm": True,
-            "mlp_type": mlp_type_of(config.hidden_act, {"relu2": "relu2"}, "hidden_act", self.name),
-            "attention_bias": config.attention_bias,
             "mlp_bias": False,
-            "tie_word_embeddings": config.tie_word_embeddings,
             "final_logit_softcapping": config.final_logit_softcapping,
             "init_scheme": "depth",
-            "attention_dropout": float(config.attention_dropout),
         }
 
     def native_keys(self, config: GPTConfig) -> dict[str, Any]:
-        return {
-            "vocab_size": config.vocab_size,
-            "max_position_embeddings": config.max_position_embeddings,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_attention_heads": config.num_attention_heads,
-            "num_key_value_heads": config.num_key_value_heads,
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-            "rms_norm_eps": config.norm_eps,
-            "hidden_act": "relu2",
-            "attention_bias": config.attention_bias,
-            "tie_word_embeddings": config.tie_word_embeddings,
-            "final_logit_softcapping": config.final_logit_softcapping,
-            "attention_dropout": config.attention_dropout,
-        }
+        return rotary_keys(config, "relu2") | {"final_logit_softcapping": config.final_logit_softcapping}
 
     def to_ours(self, state: State, config: GPTConfig) -> State:
         renamed = {name.replace(".fc1.", ".up_proj.").replace(".fc2.", ".down_proj."): t for name, t in state.items()}

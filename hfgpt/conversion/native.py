@@ -17,6 +17,11 @@ TRAINING_ONLY = frozenset(
     ("init_scheme", "initializer_range", "embedding_dropout", "hidden_dropout", "attention_dropout")
 )
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# Keys that the configurations of Llama, Qwen3 and NanoChat and ours call by the same name.
+SAME_IN_ROTARY_MODELS = (
+    *("vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "attention_bias", "tie_word_embeddings"),
+)
 
 
 class NativeFamily(ABC):
@@ -81,6 +86,29 @@ def _effective(architecture: Architecture) -> dict[str, Any]:
         keys["kan_grid_size"] = None
     scale = architecture.attention_multiplier or architecture.head_dim**-0.5
     return keys | {"attention_multiplier": float(f"{scale:.6g}")}  # as a recipe may write it
+
+
+def rotary_switches(config: Any, mlp_types: dict[str, str]) -> dict[str, Any]:
+    """Our keys for what the configurations of Llama, Qwen3 and NanoChat have in common; `mlp_types` names the one that
+    each of their `hidden_act` stands for."""
+    return {key: getattr(config, key) for key in SAME_IN_ROTARY_MODELS} | {
+        "position_embedding_type": "rope",
+        "rope_theta": rope_theta_of(config),
+        "norm_type": "rmsnorm",
+        "norm_eps": config.rms_norm_eps,
+        "mlp_type": mlp_type_of(config.hidden_act, mlp_types, "hidden_act", config.model_type),
+        "attention_dropout": float(config.attention_dropout or 0.0),
+    }
+
+
+def rotary_keys(config: GPTConfig, hidden_act: str) -> dict[str, Any]:
+    """What `rotary_switches` reads, from our configuration."""
+    return {key: getattr(config, key) for key in SAME_IN_ROTARY_MODELS} | {
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": hidden_act,
+        "attention_dropout": config.attention_dropout,
+    }
 
 
 def fold_attention_multiplier(state: State, config: GPTConfig, suffixes: tuple[str, ...]) -> State:
