@@ -35,6 +35,10 @@ LAUNCHERS = {
         *("accelerate", "launch", "--config_file", "accelerate_configs/cpu_ddp.yaml"),
         *("--main_process_port", "0", "hfgpt/pretrain.py"),
     ],
+    "accelerate under FSDP2": [
+        *("accelerate", "launch", "--config_file", "accelerate_configs/fsdp2.yaml", *ON_TWO),
+        *("tests/distributed/fsdp2_on_cpu.py", "pretrain"),
+    ],
     "accelerate of one process": [
         *("accelerate", "launch", "--config_file", "accelerate_configs/single.yaml", "hfgpt/pretrain.py")
     ],
@@ -111,6 +115,7 @@ def _command_line(process: Path) -> str:
         ("hfgpt run", signal.SIGINT, "one", 75),
         ("torchrun", signal.SIGTERM, "one", 1),
         ("accelerate", signal.SIGINT, "all", 1),
+        ("accelerate under FSDP2", signal.SIGTERM, "all", 1),
         ("accelerate of one process", signal.SIGTERM, "one", -signal.SIGTERM),
     ],
 )
