@@ -35,22 +35,30 @@ def _hfgpt(version: Annotated[bool, typer.Option("--version", help="Print versio
 
 
 RECIPE_WORDS = "[RECIPE] [--key value ...]"
+ANY_RUN = "hfgpt.recipe:RunArguments"  # the flags of whatever reads a recipe
 
 
-def _command(group: typer.Typer, name: str, where: str, help: str, words: str = RECIPE_WORDS) -> None:
-    """Add a subcommand that hands all its arguments to the function `where` ("module:function")."""
+def _command(
+    group: typer.Typer, name: str, where: str, help: str, words: str = RECIPE_WORDS, flags: tuple[str, ...] = ()
+) -> None:
+    """Add a subcommand that hands all its arguments to the function `where` ("module:function").
+
+    `flags` names the dataclasses ("module:class") that declare the flags of one that takes a recipe.
+    """
     module, _, function = where.partition(":")
+    takes_recipe = words == RECIPE_WORDS
 
     def command(context: typer.Context) -> None:
+        if takes_recipe and "--help" in context.args:
+            typer.echo(context.get_help())
+            import_module("hfgpt.command_help").print_flags([*flags])
+            return
         body: Callable[[list[str]], int | None] = getattr(import_module(module), function)
         raise typer.Exit(run_command(body, context.args))
 
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    takes_recipe = words == RECIPE_WORDS
     # The commands that take a folder have an argument parser, and with it help, of their own.
-    group.command(name, help=help, context_settings=settings, options_metavar=words, add_help_option=takes_recipe)(
-        command
-    )
+    group.command(name, help=help, context_settings=settings, options_metavar=words, add_help_option=False)(command)
 
 
 _command(
@@ -58,42 +66,67 @@ _command(
     "pretrain",
     "hfgpt.pretrain:main",
     "Text to a base model. Any key of the recipe is a flag: hfgpt pretrain recipes/tiny.yaml --learning_rate 0.01",
+    flags=(
+        "hfgpt.training.arguments:PretrainArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "midtrain",
     "hfgpt.midtrain:main",
     "A base model goes on over text and conversations: hfgpt midtrain recipes/tiny.yaml",
+    flags=(
+        "hfgpt.training.arguments:MidtrainArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "sft",
     "hfgpt.sft:main",
     "A model learns to answer: hfgpt sft recipes/tiny.yaml --sft.data_path my_conversations.jsonl",
+    flags=(
+        "hfgpt.training.chat_arguments:SftArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "dpo",
     "hfgpt.dpo:main",
     "A chat model learns which answers are preferred: hfgpt dpo recipes/tiny.yaml --beta 0.05",
+    flags=(
+        "hfgpt.training.chat_arguments:DpoArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "grpo",
     "hfgpt.grpo:main",
     "A chat model learns from answers that can be checked: hfgpt grpo recipes/tiny.yaml --num_generations 16",
+    flags=(
+        "hfgpt.training.chat_arguments:GrpoArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "run",
     "hfgpt.run:main",
     "Every stage of a recipe, in order, then its report card: hfgpt run recipes/tiny.yaml --from sft",
+    flags=(
+        "hfgpt.run:RunFlags",
+        ANY_RUN,
+    ),
 )
 _command(
     app,
     "sweep",
     "hfgpt.sweep:main",
     "Every combination of keys with several values, and scaling laws: hfgpt sweep recipes/tiny.yaml --depth 2 4 6",
+    flags=("hfgpt.sweep:SweepFlags",),
 )
 _command(
     app,
@@ -177,12 +210,14 @@ _command(
     "plan",
     "hfgpt.plan:main",
     "FLOPs, memory, hours and dollars before anything runs: hfgpt plan recipes/d20.yaml --gpu H100 --num_gpus 8",
+    flags=("hfgpt.plan:PlanArguments",),
 )
 _command(
     app,
     "bench",
     "hfgpt.bench.command:main",
     "Speed, memory and decoding on this machine: hfgpt bench recipes/d12.yaml --vs loop trainer",
+    flags=("hfgpt.bench.command:BenchArguments",),
 )
 _command(
     app,
@@ -196,36 +231,54 @@ _command(
     "train",
     "hfgpt.commands:tokenizer_train",
     "Train, or fetch, a recipe's tokenizer: hfgpt tokenizer train recipes/tiny.yaml --vocab_size 8192",
+    flags=(ANY_RUN,),
 )
 _command(
     tokenizer_app,
     "stats",
     "hfgpt.commands:tokenizer_stats",
     "Bytes per token on the recipe's own text: hfgpt tokenizer stats recipes/tiny.yaml --compare NAME ...",
+    flags=(
+        "hfgpt.commands:StatsArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     data_app,
     "prepare",
     "hfgpt.commands:data_prepare",
     "Tokenize and pack a recipe's text: hfgpt data prepare recipes/tiny.yaml --num_proc 8",
+    flags=(
+        "hfgpt.commands:PrepareArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     data_app,
     "inspect",
     "hfgpt.commands:data_inspect",
     "Statistics and a few packed rows of prepared data: hfgpt data inspect recipes/tiny.yaml",
+    flags=(
+        "hfgpt.commands:InspectArguments",
+        ANY_RUN,
+    ),
 )
 _command(
     data_app,
     "download",
     "hfgpt.dataset:main",
     "Download the first files of a Hub dataset: hfgpt data download -n 8 --dataset HuggingFaceFW/fineweb-edu",
+    "[-n N] [--key value ...]",
 )
 _command(
     data_app,
     "push",
     "hfgpt.commands:data_push",
     "Push a recipe's prepared rows to the Hub: hfgpt data push recipes/tiny.yaml --repo_id you/tiny-rows",
+    flags=(
+        "hfgpt.commands:PushArguments",
+        ANY_RUN,
+    ),
 )
 
 

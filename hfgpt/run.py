@@ -19,9 +19,9 @@ PACKAGE = Path(__file__).resolve().parent
 
 @dataclass
 class RunFlags:
-    """The flags of `hfgpt run` itself; `--from` is the first of them, under a name that Python allows."""
+    """The flags of `hfgpt run` itself."""
 
-    first: str | None = field(default=None, metadata={"help": "--from: the stage to begin with."})
+    first: str | None = field(default=None, metadata={"flag": "from", "help": "The stage to begin with."})
     until: str | None = field(default=None, metadata={"help": "The last stage to run."})
     accelerate_config: str | None = field(
         default=None, metadata={"help": "Launch every stage by accelerate with this config file."}

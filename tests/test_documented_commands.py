@@ -1,13 +1,19 @@
-"""Every command that README and docs show is run, small, or stands in the list of those that need what is not here."""
+"""Every command that README and docs show is run, small, or stands in the list of those that need what is not here;
+and of every one, in the running text and in tables too, subcommand, files and flags are known."""
 
+import io
 import re
 import shlex
+from contextlib import redirect_stdout, suppress
+from functools import cache
 
 import pytest
 from commands import REPOSITORY, succeed
 
+from hfgpt.cli import main
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf", "vllm")
+PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf", "vllm", "lm_eval", "sbatch", "trackio", "trl")
 STAGES = ("midtrain", "sft", "dpo", "grpo")
 # What a command needs that this suite has not, by the words that show it.
 NEEDS = {
@@ -51,19 +57,71 @@ SMALL_RUN = (
 )
 
 
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
 def documented_commands() -> list[str]:
-    """Command lines of the indented or fenced blocks without a language."""
+    """Command lines of the fenced blocks without a language or for a shell; one that goes on in the next is one."""
     commands = []
     for page in PAGES:
-        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-        for block in (text for language, text in blocks if not language):
-            lines = [line.split("  #")[0].strip() for line in block.splitlines()]
-            commands += [line for line in lines if line.split(" ")[0] in PROGRAMS]
+        for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if language in ("", "bash"):
+                lines = re.sub(r"\s*\\\n\s*", " ", block).splitlines()
+                lines = [line.split("  #")[0].strip() for line in lines]
+                commands += [line for line in lines if line.split(" ")[0] in PROGRAMS]
     return list(dict.fromkeys(commands))
 
 
+def commands_in_sentences() -> list[str]:
+    """Commands of the running text and of tables, those with arguments."""
+    texts = [BLOCK.sub("", page.read_text(encoding="utf-8")) for page in PAGES]
+    found = [code for text in texts for code in re.findall(r"`([^`\n]+)`", text)]
+    return list(dict.fromkeys(code for code in found if code.startswith(("hfgpt ", "accelerate launch ", "sbatch "))))
+
+
 def test_there_are_commands_to_check():
-    assert len(documented_commands()) > 12
+    assert len(documented_commands()) > 60 and len(commands_in_sentences()) > 40
+
+
+@pytest.mark.parametrize("command", documented_commands() + commands_in_sentences())
+def test_what_a_command_names_exists(command):
+    words = shlex.split(command)
+    for word in words:
+        if re.fullmatch(r"(recipes|accelerate_configs|benchmarks|hfgpt|tests)/[\w./-]+\.\w+", word):
+            assert (REPOSITORY / word).is_file(), word
+    stages = [word for word in words if re.fullmatch(r"hfgpt/\w+\.py", word)]
+    if words[0] != "hfgpt" and not stages:
+        return
+    arguments = words[words.index(stages[0]) :] if stages else words[1:]
+    name = stages[0].removeprefix("hfgpt/").removesuffix(".py") if stages else arguments[0]
+    subcommand = tuple(arguments[:2]) if name in ("data", "tokenizer") and len(arguments) > 1 else (name,)
+    known = flags_of(subcommand)
+    for word in arguments:
+        if word.startswith("--"):
+            flag = word.removeprefix("--").partition("=")[0]
+            assert flag in known or flag.rpartition(".")[2] in known, f"{flag} of {' '.join(subcommand)}"
+
+
+@cache
+def keys_of_recipes() -> set[str]:
+    reference = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `(\w+)` \|", reference, re.MULTILINE))
+
+
+@cache
+def help_of(subcommand: tuple[str, ...]) -> str:
+    """What `hfgpt SUBCOMMAND --help` prints."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.setenv("COLUMNS", "200")
+        with suppress(SystemExit):
+            assert main([*subcommand, "--help"]) == 0
+    return said.getvalue()
+
+
+def flags_of(subcommand: tuple[str, ...]) -> set[str]:
+    """The flags of a subcommand, and where it takes a recipe its keys."""
+    page = help_of(subcommand)
+    return set(re.findall(r"--(\w+)", page)) | (keys_of_recipes() if "[--key value ...]" in page else set())
 
 
 @pytest.mark.slow

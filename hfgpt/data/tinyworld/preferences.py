@@ -13,7 +13,7 @@ from hfgpt.data.tinyworld.phrasings import ATTRIBUTES, Attribute
 if TYPE_CHECKING:
     from hfgpt.data.tinyworld.world import Person, TinyWorld
 
-SMALL_TALK_SHARE = 0.1  # without it, who it is is unlearned: every first word that is preferred would be "The"
+SMALL_TALK_SHARE = 0.2  # without it, who it is is unlearned: every first word that is preferred would be "The"
 WRONG_SHARE = 0.25  # of the pairs about a fact: those whose rejected answer is a whole sentence too, but false
 
 
