@@ -13,7 +13,7 @@ from collections.abc import Callable
 from transformers import set_seed
 from trl import GRPOTrainer
 
-from hfgpt.chat_stage import begin, load_start, plan_in_words, refusals_of, run_to_the_end
+from hfgpt.chat_stage import WithoutCard, begin, load_start, plan_in_words, refusals_of, run_to_the_end
 from hfgpt.data.chat_splits import split_prompts
 from hfgpt.errors import UserError, run_command
 from hfgpt.evals.callback import PassAtKCallback
@@ -21,13 +21,13 @@ from hfgpt.recipe import load_recipe
 from hfgpt.stage import is_done, scoring_times, speaker
 from hfgpt.training.chat_arguments import GrpoArguments, lora_config
 from hfgpt.training.mixin import RecordedTrainer
-from hfgpt.training.rewards import correct_number, sum_is_right
+from hfgpt.training.rewards import correct_answer, sum_is_right
 from hfgpt.workspace import workspace
 
 STAGE = "grpo"
 
 
-class GrpoTrainer(GRPOTrainer, RecordedTrainer):
+class GrpoTrainer(WithoutCard, GRPOTrainer, RecordedTrainer):
     """TRL's GRPOTrainer with our records, checkpoints and optimizer."""
 
     tokens_are_counted = True
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     say(prompts.summary())
     rates = args.fill_rates(model.config.to_dict())
     say(plan_in_words(args, model, len(prompts.train) * args.num_generations, 0, rates))
-    reward: Callable[..., list[float | None]] = sum_is_right if args.self_play else correct_number  # type: ignore
+    reward: Callable[..., list[float | None]] = sum_is_right if args.self_play else correct_answer  # type: ignore
     with refusals_of(recipe, STAGE):
         trainer = GrpoTrainer(
             model=model,
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
             PassAtKCallback(
                 tokenizer,
                 held_out.to_list(),
-                correct_number,
+                correct_answer,
                 folders.stage,
                 trainer.record,
                 scoring_times(args),

@@ -1,9 +1,14 @@
 """The wheel and the source distribution: what they hold, and that they work where the repository is not."""
 
+import ast
 import json
+import re
+import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -26,10 +31,26 @@ SOURCES = {
     "constraints.txt",
 }
 SOURCES |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "mkdocs.yml"}
-SMALL_RUN = (
-    *("--max_steps", "2", "--total_batch_size", "512", "--per_device_train_batch_size", "2", "--hidden_size", "128"),
-    *("--tinyworld_documents", "300", "--validation_fraction", "0.05", "--vocab_size", "400"),
-    *("--eval_tasks", "[tinyworld_facts]", "--eval_tasks_limit", "4"),
+OF_EXTRAS = {"serve_app.py"}  # modules that are imported where an extra is installed
+# The tiny recipe with all its stages, two steps of each.
+SMALL_WORLD = (
+    *("--hidden_size", "128", "--depth", "2", "--vocab_size", "400", "--max_length", "128"),
+    *("--tinyworld_documents", "300", "--tinyworld_conversations", "300", "--tinyworld_preferences", "60"),
+    *("--tinyworld_prompts", "60", "--validation_fraction", "0.05"),
+)
+SMALL_STAGES = {
+    "pretrain": {"total_batch_size": 512, "per_device_train_batch_size": 2},
+    "midtrain": {"total_batch_size": 512, "per_device_train_batch_size": 2},
+    "sft": {},
+    "dpo": {},
+    "grpo": {"per_device_train_batch_size": 8, "pass_at_prompts": 2},
+}
+ANY_STAGE = {"max_steps": 2, "eval_tasks": "[tinyworld_facts]", "eval_tasks_limit": 4}
+SMALL_RUN = SMALL_WORLD + tuple(
+    word
+    for stage, keys in SMALL_STAGES.items()
+    for key, value in (ANY_STAGE | keys).items()
+    for word in (f"--{stage}.{key}", str(value))
 )
 
 
@@ -98,10 +119,52 @@ def test_the_installed_wheel_is_its_own_package_with_its_recipes(elsewhere):
     assert not list(empty.iterdir())
 
 
-def test_the_installed_wheel_trains_and_evaluates_in_an_empty_folder(elsewhere):
+def test_the_installed_wheel_runs_every_stage_of_the_tiny_recipe_and_chats_in_an_empty_folder(elsewhere):
     run_there, empty = elsewhere
-    run_there("hfgpt", "pretrain", "tiny", *SMALL_RUN)
-    folder = empty / "runs" / "tiny" / "pretrain"
-    assert (folder / "model.safetensors").is_file() and (folder / "modeling_gpt.py").is_file()
-    assert read_records(folder / "evals.jsonl")[-1]["results"]["tinyworld_facts"]["acc"] >= 0
-    assert read_records(folder / "metrics.jsonl")[-1]["step"] == 2
+    run_there("hfgpt", "run", "tiny", *SMALL_RUN)
+    for stage in SMALL_STAGES:
+        folder = empty / "runs" / "tiny" / stage
+        assert (folder / "model.safetensors").is_file() and (folder / "modeling_gpt.py").is_file()
+        assert read_records(folder / "evals.jsonl")[-1]["results"]["tinyworld_facts"]["acc"] >= 0
+        assert read_records(folder / "metrics.jsonl")[-1]["step"] == 2
+    assert (empty / "runs" / "tiny" / "report" / "report.html").is_file()
+    run_there("hfgpt", "chat", "runs/tiny", "--prompt", "Hello!", "--max_new_tokens", "4")
+
+
+def test_what_the_package_imports_is_declared():
+    """The environment above is lent all packages of this one, so this shows what a fresh install would lack."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always = {_distribution(line) for line in project["dependencies"]}
+    extras = {_distribution(line) for lines in project["optional-dependencies"].values() for line in lines}
+    distributions_of = packages_distributions()
+    missing = []
+    for path in (REPOSITORY / "hfgpt").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        of_functions = {
+            id(inner)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.If | ast.Try)
+            for inner in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            for name in _imported(node):
+                if name in sys.stdlib_module_names or name == "hfgpt":
+                    continue
+                owners = {re.sub(r"[-_.]+", "-", owner).lower() for owner in distributions_of.get(name, [name])}
+                is_optional = id(node) in of_functions or path.name in OF_EXTRAS
+                if not owners & (always | extras if is_optional else always):
+                    missing.append(f"{path}:{node.lineno} imports {name}, which pyproject.toml does not require")
+    assert not missing
+
+
+def _distribution(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement)[0]).lower()
+
+
+def _imported(node: ast.AST) -> list[str]:
+    """The top-level packages that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module.partition(".")[0]]
+    return []

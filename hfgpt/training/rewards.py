@@ -25,6 +25,7 @@ WORDED = re.compile(rf"(?<![\w-])(?:{IN_WORDS})(?![\w-])")
 # With thousands in groups of three, decimals, a dollar sign, and a minus that does not stand between two numbers.
 IN_DIGITS = re.compile(r"(?<![\w.])[-\u2212]?\$?-?(?:(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)")
 
+PUNCTUATION = ".,;:!?\"'()[]\u2018\u2019\u201c\u201d"
 SUM_LARGEST_OPERAND = 20  # the tiny world's
 OPERAND = rf"(\d+|{IN_WORDS})"
 SUMS = [
@@ -36,6 +37,20 @@ SUMS = [
         rf"if you add {OPERAND} to {OPERAND} you get {OPERAND}\.?",
     )
 ]
+
+
+def correct_answer(completions: Sequence[Completion], answer: Sequence[object], **columns) -> list[float]:
+    """1.0 where the completion gives `answer`, else 0.0: by `correct_number` where that holds a number, else by its
+    words, whatever their case and the punctuation around them. Raises ValueError for an empty answer."""
+    rewards = []
+    for completion, expected in zip(completions, answer, strict=True):
+        if stated_number(str(expected)) is not None:
+            rewards += correct_number([completion], [expected])
+        elif words := _words(str(expected)):
+            rewards.append(float(_words(text_of(completion)) == words))
+        else:
+            raise ValueError(f"The answer {str(expected)!r} is empty: a completion cannot be compared with it.")
+    return rewards
 
 
 def correct_number(completions: Sequence[Completion], answer: Sequence[object], **columns) -> list[float]:
@@ -86,6 +101,10 @@ def text_of(completion: Completion) -> str:
     if isinstance(completion, str):
         return completion
     return next((turn["content"] or "" for turn in reversed(completion) if turn["role"] == "assistant"), "")
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (word.strip(PUNCTUATION) for word in text.casefold().split()) if word]
 
 
 def _is_right(a: int, b: int, c: int) -> bool:

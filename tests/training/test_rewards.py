@@ -8,6 +8,7 @@ import pytest
 from hfgpt.data.tinyworld import TinyWorld, sums
 from hfgpt.training.rewards import (
     SUM_LARGEST_OPERAND,
+    correct_answer,
     correct_number,
     stated_number,
     stated_sum,
@@ -75,6 +76,15 @@ def test_correct_number_compares_values_not_spellings():
     completions = ["12.", "Twelve.", "The sum is 12.0", "13", "12 and then 13", "", "#### 12", "#### 12 left of 20"]
     assert correct_number(completions, ["12"] * 8) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0]
     assert correct_number(["1234"] * 4, ["1,234", "#### 1,234", 1234, 1234.0]) == [1.0] * 4
+
+
+def test_an_answer_in_words_must_be_given_whole_and_alone():
+    answer = "The pet of Ann Lee is a dog."
+    said = [answer, "the pet of Ann Lee is a dog", "A dog.", "The pet of Ann Lee is a cat.", f"{answer} {answer}", ""]
+    assert correct_answer(said, [answer] * 6) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert correct_answer(["Paris.", "It is 12.", "It is 13."], ["Paris", "12", "#### 12"]) == [1.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="is empty"):
+        correct_answer(["12"], [" . "])
 
 
 def test_correct_number_reads_the_last_turn_of_the_assistant_and_ignores_other_columns():

@@ -66,9 +66,9 @@ def held_out_preference_rows(data: DataArguments) -> list[dict]:
 
 
 def prompt_rows(data: DataArguments) -> Iterator[dict]:
-    """The world's sums to be solved: `{"prompt": [message], "answer": "12"}`. Raises UserError."""
+    """The world's sums to be solved, facts to be told: `{"prompt": [message], "answer": "12"}`. Raises UserError."""
     count = _positive(data.tinyworld_prompts, "tinyworld_prompts")
-    return TinyWorld(data.tinyworld_people, data.seed).sum_prompts(count)
+    return TinyWorld(data.tinyworld_people, data.seed).prompts(count)
 
 
 def held_out_prompt_rows(data: DataArguments) -> list[dict]:

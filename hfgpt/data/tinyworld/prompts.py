@@ -1,5 +1,5 @@
-"""Prompts of the tiny world whose answers can be checked: sums for reinforcement learning, and the held-out questions
-that the evaluation asks in chat form."""
+"""Prompts of the tiny world whose answers can be checked: sums, and some facts, for reinforcement learning, and the
+held-out questions that the evaluation asks in chat form."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 MOST_QUESTIONS = 200  # asked in seconds, with a standard error of at most 3.5 points
 
 
-def sum_prompt(world: TinyWorld, index: int) -> dict:
-    """Prompt `index`: a sum in a wording that conversations use for it too."""
-    draw = Draw(world.seed, "sum prompt", index)
+FACT_SHARE = 0.2  # with sums alone, what is said of people comes apart: nothing else is rewarded any more
+
+
+def prompt(world: TinyWorld, index: int) -> dict:
+    """Prompt `index`: a sum, or a question about a person's fact, in a wording that conversations use for it too. The
+    answer is the sum in digits, or the preferred sentence."""
+    draw = Draw(world.seed, "prompt", index)
+    if draw.chance(FACT_SHARE):
+        person, attribute = draw.one(world.conversation_people), draw.one(ATTRIBUTES)
+        wordings = chat_questions.fact_wordings(world.seed, person.name, attribute.name)
+        question = chat_questions.fact_question(person, attribute, draw.one(wordings.conversations))
+        return {"prompt": [user(question.text)], "answer": question.full}
     a, b = chat_questions.any_sum(draw)
     wording = draw.one(chat_questions.sum_wordings(world.seed, a, b).conversations)
     return {"prompt": [user(chat_questions.sum_question(a, b, wording).text)], "answer": str(a + b)}

@@ -97,10 +97,10 @@ class TinyWorld:
         """One pair per person of the conversations and attribute, in a wording that no stage uses for that fact."""
         return preferences.held_out_preferences(self)
 
-    def sum_prompts(self, count: int, start: int = 0) -> Iterator[dict]:
+    def prompts(self, count: int, start: int = 0) -> Iterator[dict]:
         """Prompts start ... start + count - 1: `{"prompt": [message], "answer": "12"}`, worded as conversations."""
         for index in range(start, start + count):
-            yield prompts.sum_prompt(self, index)
+            yield prompts.prompt(self, index)
 
     def self_play_prompts(self, count: int, start: int = 0) -> Iterator[dict]:
         """Requests for a sum of the answerer's own choice, as `{"prompt": [message]}`."""
