@@ -109,7 +109,7 @@ class DataArguments:
     tinyworld_documents: int = _option(20_000, "Documents told about the tiny world.")
     tinyworld_conversations: int = _option(10_000, "Conversations about the tiny world.")
     tinyworld_preferences: int = _option(2_000, "Preference pairs about the tiny world.")
-    tinyworld_prompts: int = _option(2_000, "Prompts with a checkable answer: the tiny world's sums, and some facts.")
+    tinyworld_prompts: int = _option(2_000, "Prompts with a checkable answer: sums, some facts and small talk.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # NumPy's bounds, which transformers.set_seed runs into

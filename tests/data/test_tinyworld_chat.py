@@ -330,7 +330,11 @@ def test_prompts_come_with_the_right_answer(world):
         a, b = numbers_in(row["prompt"][0]["content"])
         assert row["answer"] == str(a + b)
     assert 0.4 < sum(any(c.isdigit() for c in row["prompt"][0]["content"]) for row in sums) / len(sums) < 0.6
-    facts = [row for row in rows if row not in sums]
+    small_talk = {said: full for said, _, full in SMALL_TALK}
+    talk = [row for row in rows if row["prompt"][0]["content"] in small_talk]
+    assert 0.03 < len(talk) / 2000 < 0.07
+    assert all(row["answer"] == small_talk[row["prompt"][0]["content"]] for row in talk)
+    facts = [row for row in rows if row not in sums and row not in talk]
     assert 0.17 < len(facts) / 2000 < 0.23
     for row in facts:
         (person,) = [person for name, person in people.items() if name in row["prompt"][0]["content"]]

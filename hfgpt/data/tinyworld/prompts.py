@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfgpt.data.tinyworld import chat_questions, sums
-from hfgpt.data.tinyworld.chat_phrasings import SELF_PLAY_REQUESTS, SUM_ANSWERS
+from hfgpt.data.tinyworld.chat_phrasings import SELF_PLAY_REQUESTS, SMALL_TALK, SUM_ANSWERS
 from hfgpt.data.tinyworld.conversations import user
 from hfgpt.data.tinyworld.draw import Draw
 from hfgpt.data.tinyworld.phrasings import ATTRIBUTES
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 MOST_QUESTIONS = 200  # asked in seconds, with a standard error of at most 3.5 points
 
 
-FACT_SHARE = 0.2  # with sums alone, what is said of people comes apart: nothing else is rewarded any more
+# With sums alone, what is said of people and of oneself comes apart: nothing else is rewarded any more.
+FACT_SHARE, SMALL_TALK_SHARE = 0.2, 0.05
 
 
 def prompt(world: TinyWorld, index: int) -> dict:
-    """Prompt `index`: a sum, or a question about a person's fact, in a wording that conversations use for it too. The
+    """Prompt `index`: a sum, a question about a person's fact, or small talk, worded as conversations may word it. The
     answer is the sum in digits, or the preferred sentence."""
     draw = Draw(world.seed, "prompt", index)
-    if draw.chance(FACT_SHARE):
+    kind = draw.below(100) / 100
+    if kind < SMALL_TALK_SHARE:
+        said, _, full = draw.one(SMALL_TALK)
+        return {"prompt": [user(said)], "answer": full}
+    if kind < SMALL_TALK_SHARE + FACT_SHARE:
         person, attribute = draw.one(world.conversation_people), draw.one(ATTRIBUTES)
         wordings = chat_questions.fact_wordings(world.seed, person.name, attribute.name)
         question = chat_questions.fact_question(person, attribute, draw.one(wordings.conversations))
