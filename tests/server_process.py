@@ -2,20 +2,22 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
 from commands import PROGRAMS, REPOSITORY
 
+SERVE = (str(PROGRAMS / "hfgpt"), "serve")
+
 
 class ServerProcess:
     """A server that listens: its address (`url`, which ends in /v1) and what it has printed, stderr included."""
 
-    def __init__(self, *words: str | Path) -> None:
+    def __init__(self, *words: str | Path, program: Sequence[str] = SERVE) -> None:
         self.process = subprocess.Popen(
-            [str(PROGRAMS / "hfgpt"), "serve", *map(str, words), "--port", "0"],
+            [*program, *map(str, words), "--port", "0"],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -46,9 +48,9 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(*words: str | Path) -> Iterator[ServerProcess]:
-    """`hfgpt serve WORDS` on a free port; killed at the end if it still runs."""
-    server = ServerProcess(*words)
+def server_process(*words: str | Path, program: Sequence[str] = SERVE) -> Iterator[ServerProcess]:
+    """`hfgpt serve WORDS` on a free port, or another `program` in its place; killed at the end if it still runs."""
+    server = ServerProcess(*words, program=program)
     try:
         yield server
     finally:

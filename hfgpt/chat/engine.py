@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -179,6 +179,8 @@ class Engine:
         room = [min(sampling.max_new_tokens, self.room(prompt)) for prompt in prompts]
         if not prompts:
             return
+        # It draws all its numbers at once, and `max_new_tokens` may be far more than the context holds.
+        sampling = replace(sampling, max_new_tokens=max(room))
         choice = TokenChoice(sampling, prompts, self.vocab_size, self.model.device)
         decoding = self.decoder.begin(prompts, max(room))
         if not decoding.logits.isfinite().all():

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from hfgpt.errors import UserError
 
+# Beyond these a logit that is divided may leave what float32 holds.
+TEMPERATURES = (0.001, 1000)
+PENALTIES = (0.01, 100)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,8 +25,12 @@ class Sampling:
     seed: int | None = None  # the same seed gives the same text; None: another one each time
 
     def __post_init__(self) -> None:
-        _require(_number(self.temperature) >= 0, "temperature", self.temperature, "0 (greedy) or a positive number")
-        _require(_number(self.repetition_penalty) > 0, "repetition_penalty", self.repetition_penalty, "above 0")
+        (least, most), temperature = TEMPERATURES, _number(self.temperature)
+        wanted = f"0 (greedy) or from {least} to {most}"
+        _require(temperature == 0 or least <= temperature <= most, "temperature", self.temperature, wanted)
+        (least, most), penalty = PENALTIES, _number(self.repetition_penalty)
+        wanted = f"from {least} to {most}"
+        _require(least <= penalty <= most, "repetition_penalty", self.repetition_penalty, wanted)
         _require(_whole(self.max_new_tokens) >= 1, "max_new_tokens", self.max_new_tokens, "a whole number from 1 on")
         if self.top_k is not None:
             _require(_whole(self.top_k) >= 1, "top_k", self.top_k, "a whole number from 1 on, or left out")
@@ -39,9 +47,13 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 def _number(value: object) -> float:
     """The value as a finite float; -1, which every setting refuses, for what is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return -1.0
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return -1.0
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return -1.0
+    return number if math.isfinite(number) else -1.0
 
 
 def _whole(value: object) -> int:

@@ -34,11 +34,14 @@ if TYPE_CHECKING:
 
 NEEDED = ("fastapi", "openai", "uvicorn")  # by transformers' serving
 PORT = 8000
+SEND_SECONDS = 60  # in which a client must have taken what was sent to it
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command: serves until Ctrl-C or SIGTERM. Raises UserError for arguments, a model or an address that cannot
-    be used."""
+def main(argv: list[str] | None = None, send_seconds: float = SEND_SECONDS) -> int:
+    """The command: serves until Ctrl-C or SIGTERM. A client must take what is sent to it within `send_seconds`.
+
+    Raises UserError for arguments, a model or an address that cannot be used.
+    """
     args = parse_args(argv)
     token = token_of(args)
     sampling = sampling_of(args)  # refused before anything heavy is loaded
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     with bound_socket(args.host, args.port) as bound:
         print(f"Loading {name} ...", flush=True)
         engine = load_engine(args, location)
-        serve(engine, name, sampling, bound, args, token)
+        serve(engine, name, sampling, bound, args, token, send_seconds)
     return 0
 
 
@@ -70,13 +73,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def serve(
-    engine: Engine, name: str, sampling: Sampling, bound: socket.socket, args: argparse.Namespace, token: str | None
+    engine: Engine,
+    name: str,
+    sampling: Sampling,
+    bound: socket.socket,
+    args: argparse.Namespace,
+    token: str | None,
+    send_seconds: float,
 ) -> None:
     """Serve until a signal to stop; answers that are under way then end with an error."""
     import uvicorn
 
     from hfgpt.chat.serve_answers import Rotation
     from hfgpt.chat.serve_app import build_app
+    from hfgpt.chat.serve_connection import connection_class
     from hfgpt.chat.serve_handlers import Chat, Completions, EngineGeneration, EngineState
 
     generation = EngineGeneration(engine, Rotation(args.max_active))
@@ -94,7 +104,7 @@ def serve(
             await asyncio.to_thread(generation.stop)
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, lifespan="off", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, http=connection_class(send_seconds), lifespan="off", timeout_graceful_shutdown=2)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").addFilter(_without_query)
     # uvicorn stops at these signals, then raises them again for whoever handled them before.

@@ -47,7 +47,14 @@ class Answer:
         return self._cancelled.is_set()
 
     def advance(self) -> bool:
-        """Generate one piece more; False if that was the last."""
+        """Generate one piece more; False if that was the last. The cache is then gone, however long the client takes
+        to read the answer."""
+        goes_on = self._advance()
+        if not goes_on:
+            self._pieces = iter(())  # nobody else has the generator: this closes it
+        return goes_on
+
+    def _advance(self) -> bool:
         if self.is_cancelled:
             self._put(None)
             return False

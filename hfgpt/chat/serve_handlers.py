@@ -28,6 +28,8 @@ from hfgpt.chat.serve_answers import Answer, Rotation
 from hfgpt.chat.serve_requests import RequestError
 from hfgpt.chat.serve_text import pieces_with_calls
 
+PART_LENGTH = 1 << 16  # characters of a stream that are sent at a time, and which its client must take in time
+
 logging.getLogger("transformers.cli.serving").setLevel(logging.ERROR)  # it warns of every request
 
 
@@ -270,8 +272,10 @@ def _num_characters(messages: list[dict], tools: list[dict] | None) -> int:
 
 
 async def _with_end_mark(events: Any) -> AsyncIterator[str]:
-    """The events of a stream, then the one by which OpenAI's streams end."""
+    """The events of a stream, then the one by which OpenAI's streams end. What has gathered for a client that reads
+    slowly comes as one text, of any length: it is sent in parts."""
     async with aclosing(events):
-        async for event in events:
-            yield event
+        async for text in events:
+            for start in range(0, len(text), PART_LENGTH):
+                yield text[start : start + PART_LENGTH]
     yield "data: [DONE]\n\n"

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = Path(args.output_dir)
     model_repo = args.model_repo or (None if Path(source).is_dir() else source)
     check_output(output_dir, source, args.overwrite)
-    files = [] if model_repo else saved_files(Path(source))
+    files = {} if model_repo else saved_files(Path(source))
     title = args.title or short_name(args.model)
     header = readme_header(title, args.license or _license(Path(source)), model_repo)
     requirements = [f"{name}=={_version(name)}" for name in ("torch", "transformers")]
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     num_bytes = copy_model(files, output_dir / MODEL_FOLDER)
     _report(output_dir, title, source, model_repo, num_bytes)
     if args.push:
-        print(f"  pushed to:    {push_space(output_dir, args.push, public=args.public)}")
+        print(f"  pushed to:    {push_space(output_dir, list(files), args.push, public=args.public)}")
     else:
         _say_how_to_publish(output_dir, title)
     if "license" not in header:
@@ -86,16 +86,16 @@ def check_output(output_dir: Path, source: str, overwrite: bool) -> None:
         raise UserError(f"{output_dir} is not empty: name another --output_dir, or write into it by --overwrite.")
 
 
-def copy_model(files: list[Path], folder: Path) -> int:
-    """Copy the files into `folder`, in place of a model that is there; returns their size in bytes."""
-    for pattern in SAVED_FILES:
+def copy_model(files: dict[str, Path], folder: Path) -> int:
+    """Copy the files, by their paths within `folder`, in place of a model that is there; returns their size in
+    bytes."""
+    for pattern in (*SAVED_FILES, "*.py"):
         for left in folder.glob(pattern):
             left.unlink()
-    if files:
-        folder.mkdir(exist_ok=True)
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
-    return sum(path.stat().st_size for path in files)
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+    return sum(path.stat().st_size for path in files.values())
 
 
 def app_source(model: str, title: str) -> str:
@@ -107,17 +107,18 @@ def app_source(model: str, title: str) -> str:
     return source
 
 
-def push_space(folder: Path, repo_id: str, public: bool = False) -> str:
-    """Push the Space in `folder` to the Hub, private unless it is there already or `public`; returns its address."""
+def push_space(folder: Path, model_files: list[str], repo_id: str, public: bool = False) -> str:
+    """Push the Space in `folder` with these files of its model to the Hub, private unless it is there already or
+    `public`; returns its address."""
     from hfgpt.hub.upload import Destination, push_files
     from hfgpt.hub_client import limit_waiting
 
     limit_waiting()
-    model = folder / MODEL_FOLDER
-    files = {name: folder / name for name in ("README.md", "requirements.txt", "app.py", ".gitattributes")}
-    files |= {f"{MODEL_FOLDER}/{path.name}": path for path in (sorted(model.iterdir()) if model.is_dir() else ())}
+    names = ["README.md", "requirements.txt", "app.py", ".gitattributes"]
+    names += [f"{MODEL_FOLDER}/{name}" for name in model_files]
     to = Destination(repo_id, repo_type="space", private=not public)
-    return push_files(files, to, message="Upload the Space", replaced=(f"{MODEL_FOLDER}/*",))
+    replaced = (f"{MODEL_FOLDER}/*", f"{MODEL_FOLDER}/additional_chat_templates/*")
+    return push_files({name: folder / name for name in names}, to, message="Upload the Space", replaced=replaced)
 
 
 def readme_header(title: str, license: str | None, model_repo: str | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ MAX_PROMPT_CHARS = 4000
 MAX_MESSAGES = 50  # of a conversation that are kept
 QUEUE_SIZE = 16  # visitors who may wait while one is answered
 SECONDS_FOR_A_PIECE = 120
+MIN_TEMPERATURE = 0.001  # logits divided by less may become infinite
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 STYLE = ".message-content { white-space: pre-wrap; overflow-wrap: anywhere; }"
 
@@ -124,6 +125,8 @@ def build_page(model: ChatModel) -> gr.Blocks:
             raise refusal("The message is empty: write something.")
         if len(prompt) > MAX_PROMPT_CHARS:
             raise refusal(f"The message has {len(prompt):,} characters; at most {MAX_PROMPT_CHARS:,} are read.")
+        if 0 < temperature < MIN_TEMPERATURE:
+            raise refusal(f"The temperature must be 0 or from {MIN_TEMPERATURE} on, not {temperature}.")
         asked = [*messages, {"role": "user", "content": prompt}]
         room = min(int(max_new_tokens), model.context // 2)
         ids = model.prompt_ids(asked, room)

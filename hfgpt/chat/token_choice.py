@@ -63,14 +63,17 @@ class TokenChoice:
             logits, candidates = logits.topk(self.top_k)  # likeliest first
         elif self.top_p is not None:
             logits, candidates = logits.sort(descending=True)
-        cumulative = (logits / self.temperature).softmax(-1).cumsum(-1)
+        # Differences first: a logit divided by a low temperature may be infinite, and infinities cancel to NaN.
+        differences = logits - logits.amax(-1, keepdim=True)
+        cumulative = (differences / self.temperature).softmax(-1).cumsum(-1)
         reach = cumulative[:, -1:]
         if self.top_p is not None and self.top_p < 1:
             # The token that takes the sum over top_p is the last one kept, as in HF.
             last = (cumulative < self.top_p).sum(-1, keepdim=True).clamp_(max=cumulative.shape[-1] - 1)
             reach = cumulative.gather(-1, last)
         # A draw is above 0 and at most 1, so what is found has a probability above 0 and is never past `reach`.
-        chosen = torch.searchsorted(cumulative, reach * draws.unsqueeze(-1))
+        # Among NaN nothing is found: an index past the end would stop a GPU's process, not this answer alone.
+        chosen = torch.searchsorted(cumulative, reach * draws.unsqueeze(-1)).clamp_(max=cumulative.shape[-1] - 1)
         return (chosen if candidates is None else candidates.gather(-1, chosen)).squeeze(-1)
 
 

@@ -1,6 +1,7 @@
 """What comes out of the engine: text, seeds, where an answer ends, and what is refused."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,9 @@ def test_the_same_seed_gives_the_same_text_whatever_else_runs(base) -> None:
     assert in_batch[3].token_ids != alone.token_ids  # a prompt that comes again is answered anew
     assert in_batch[0].token_ids != in_batch[2].token_ids
     assert [step.tokens[0] for step in base.steps([prompt], sampling)] == alone.token_ids
-    longer = Sampling(temperature=1, top_k=None, max_new_tokens=35, seed=11)
-    assert base.generate([prompt], longer)[0].token_ids[:20] == alone.token_ids
+    for longer in (35, 10**11):  # far more than the context holds
+        more = replace(sampling, max_new_tokens=longer)
+        assert base.generate([prompt], more)[0].token_ids[:20] == alone.token_ids
 
 
 def test_other_seeds_and_no_seed_give_other_texts(base) -> None:

@@ -26,10 +26,10 @@ def drawn(sampling: Sampling, logits: torch.Tensor = LOGITS, draws: int = DRAWS)
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("temperature", (-0.1, float("nan"), float("inf"), "hot", True)),
+        ("temperature", (-0.1, float("nan"), float("inf"), "hot", True, 1e-40, 0.0009, 1001, 10**400)),
         ("top_k", (0, -1, 2.5, "5")),
-        ("top_p", (0, 1.01, -0.5, float("nan"))),
-        ("repetition_penalty", (0, -1.0, float("inf"), None)),
+        ("top_p", (0, 1.01, -0.5, float("nan"), 10**400)),
+        ("repetition_penalty", (0, -1.0, float("inf"), None, 1e-40, 0.009, 101, -(10**400))),
         ("max_new_tokens", (0, -5, 1.5, None)),
         ("seed", (-1, 2**63, 0.5, False)),
     ],
@@ -75,6 +75,20 @@ def test_top_k_of_one_and_a_small_top_p_are_greedy() -> None:
     best = int(LOGITS.argmax())
     for sampling in (Sampling(top_k=1, seed=0), Sampling(top_p=1e-6, top_k=None, seed=0), Sampling(temperature=0)):
         assert drawn(sampling, draws=200)[best] == 200
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (5, None), (None, 0.9), (5, 0.9)])
+def test_a_low_temperature_takes_the_likeliest_token_however_large_the_logits(top_k, top_p) -> None:
+    sampling = Sampling(temperature=0.001, top_k=top_k, top_p=top_p, seed=0)
+    for logits in (LOGITS, LOGITS * 1e36, (LOGITS - 3) * 1e36):  # divided as they are, these would be infinite
+        assert drawn(sampling, logits, draws=50)[LOGITS.argmax()] == 50
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (5, None), (None, 0.9), (5, 0.9)])
+def test_what_is_chosen_is_a_token_even_where_the_logits_are_none(top_k, top_p) -> None:
+    choice = TokenChoice(Sampling(top_k=top_k, top_p=top_p, seed=0), [[0]] * 3, len(LOGITS), CPU)
+    tokens = choice.choose(torch.stack([LOGITS, LOGITS * float("nan"), LOGITS]))
+    assert tokens.min() >= 0 and tokens.max() < len(LOGITS)
 
 
 def test_a_token_without_probability_is_never_drawn() -> None:

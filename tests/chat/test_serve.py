@@ -107,6 +107,19 @@ def test_an_answer_that_reaches_its_limit_says_length(client):
         assert NUMBERS.startswith(answer.choices[0].message.content)
 
 
+def test_a_limit_beyond_the_context_costs_no_more_than_the_context(server, client):
+    prompt = "<|user|>What is your name?<|end|><|assistant|>"
+    length = client.completions.create(model="small/sft", prompt=prompt, max_tokens=1).usage.prompt_tokens
+
+    def text(max_tokens: int) -> str:
+        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 5, "seed": 3}
+        response = httpx.post(f"{server.url}/completions", json=body, timeout=60)
+        assert response.status_code == 200
+        return response.json()["choices"][0]["text"]
+
+    assert text(10**11) == text(10**400) == text(256 - length)
+
+
 def test_an_end_token_in_the_last_place_is_a_stop(client):
     whole = ask(client, said("user", "Count to ten.")).usage.completion_tokens
     for stream in (False, True):
@@ -217,10 +230,17 @@ REFUSED: list[tuple[dict, int, str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "type image_url that is not text"),
     ({"temperature": -1}, 400, "temperature must be"),
     ({"temperature": "hot"}, 400, "temperature must be"),
+    ({"temperature": 1e-40}, 400, "temperature must be 0 (greedy) or from 0.001 to 1000, not 1e-40."),
+    ({"temperature": 10**400}, 400, "temperature must be"),
+    ({"repetition_penalty": 1e-40}, 400, "repetition_penalty must be from 0.01 to 100, not 1e-40."),
+    ({"repetition_penalty": 10**400}, 400, "repetition_penalty must be"),
     ({"top_p": 2}, 400, "top_p must be"),
+    ({"top_p": 10**400}, 400, "top_p must be"),
     ({"max_tokens": 0}, 400, "max_tokens must be"),
     ({"max_tokens": "many"}, 400, "max_tokens must be"),
+    ({"max_tokens": -(10**400)}, 400, "max_tokens must be"),
     ({"seed": 0.5}, 400, "seed must be"),
+    ({"seed": 10**400}, 400, "seed must be"),
     ({"stop": [1]}, 400, "stop must be"),
     ({"stream": "yes"}, 400, "stream must be"),
     ({"tools": ["weather"]}, 400, "tools must be a list of JSON schemas."),

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("fastapi")
 
 from transformers.cli.serving.utils import _StreamError
 
+from hfgpt.chat.decoding import Decoder, Decoding
 from hfgpt.chat.engine import Engine, Piece
 from hfgpt.chat.sampling import Sampling
 from hfgpt.chat.serve_answers import MAX_WAITING, MAX_WAITING_OF_ONE, Answer, Rotation
@@ -93,6 +95,44 @@ def test_nothing_more_is_generated_for_a_client_that_has_gone(engine):
     assert answer.total_tokens < 200
     assert answer.finish_reason is None
     assert items[-1] is None
+
+
+class Watched:
+    """A decoder, and what it has begun: dead where nobody has the keys and values any more."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.begun: list[weakref.ref[Decoding]] = []
+
+    def begin(self, prompts: list[list[int]], max_new_tokens: int) -> Decoding:
+        decoding = self.decoder.begin(prompts, max_new_tokens)
+        self.begun.append(weakref.ref(decoding))
+        return decoding
+
+
+@pytest.mark.parametrize("ending", ["length", "stop string", "cancel"])
+def test_an_answer_that_has_ended_keeps_no_cache_while_its_client_has_read_nothing(engine, ending):
+    watched = Engine(engine.model, engine.tokenizer)
+    watched.stop_ids, watched.decoder = frozenset(), Watched(watched.decoder)
+
+    async def run() -> None:
+        text = "".join(piece.text for piece in engine.stream(engine.text_ids("one"), LONG))
+        pieces = watched.stream(watched.text_ids("one"), LONG)
+        answer = Answer(pieces, stops=(text[20:25],) if ending == "stop string" else ())
+        del pieces
+        assert answer.advance()
+        (cache,) = watched.decoder.begun
+        assert cache() is not None
+        if ending == "cancel":
+            answer.cancel()
+        while answer.advance():
+            pass
+        assert cache() is None
+        assert (answer.total_tokens == 200) == (ending == "length")
+        items = await items_of(answer)  # all that was generated is there, if the client comes to read it
+        assert items[0] and text.startswith("".join(filter(None, items)))
+
+    asyncio.run(run())
 
 
 def test_an_answer_whose_client_goes_before_its_first_event_is_not_generated(engine, rotation):

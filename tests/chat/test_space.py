@@ -97,6 +97,8 @@ def test_the_app_answers_streams_and_stops_where_hfgpt_is_not_installed(tmp_path
             client.predict("x" * 5000, api_name="/chat")
         with pytest.raises(Exception, match="tokens; at most"):
             client.predict("7 " * 200, api_name="/chat")
+        with pytest.raises(Exception, match="temperature must be 0 or from 0.001 on, not 1e-40"):
+            client.predict("Count to ten.", temperature=1e-40, api_name="/chat")
 
 
 @pytest.mark.slow
