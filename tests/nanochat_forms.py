@@ -1,16 +1,28 @@
 """nanochat's checkpoints, laid out by hand, and its forward pass in each of its forms, written out as its own gpt.py
-has it: the sense of rotation, norms after it, the window that counts the tokens to the left."""
+has it: the sense of rotation, norms after it, the window that counts the tokens to the left. And its tokenizer."""
 
 import json
 from pathlib import Path
 
+import tiktoken
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
+
+from hfgpt.data.bpe_translation import byte_of_character
 
 CONFIG = {"sequence_len": 512, "vocab_size": 270, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 32}
 PADDED_VOCABULARY = 320  # to a multiple of 64
 # Base of the rotary positions, factor of queries and keys, short window at a context of 512.
 CONSTANTS = {"first": (10_000, 1.0, 256), "value gates": (100_000, 1.15, 256), "smeared": (100_000, 1.2, 128)}
+# Of nanochat's tokenizer.py.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+SPECIAL_TOKENS = [
+    f"<|{role}_{side}|>" for role in ("user", "assistant", "python", "output") for side in ("start", "end")
+]
+SPECIAL_TOKENS = ["<|bos|>", *SPECIAL_TOKENS]
 
 
 def state_of(form: str, windows: bool = True) -> dict[str, torch.Tensor]:
@@ -98,3 +110,28 @@ def logits_of(state: dict[str, torch.Tensor], form: str, input_ids: torch.Tensor
         x = x - state["backout_lambda"] * half
     logits = norm(x) @ state["lm_head.weight"][: CONFIG["vocab_size"]].T
     return 15 * torch.tanh(logits / 15)
+
+
+def encoding_of(texts, vocab_size: int) -> tiktoken.Encoding:
+    """What nanochat trains: byte-level BPE, then its nine special tokens."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 9, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    byte_of = byte_of_character()
+    merged = [
+        bytes(byte_of[c] for c in left + right) for left, right in json.loads(backend.to_str())["model"]["merges"]
+    ]
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for token in merged:
+        ranks.setdefault(token, len(ranks))
+    special = {token: len(ranks) + n for n, token in enumerate(SPECIAL_TOKENS)}
+    return tiktoken.Encoding("rustbpe", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special)

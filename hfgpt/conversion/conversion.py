@@ -17,8 +17,10 @@ FAMILIES: dict[str, NativeFamily] = {
     family.name: family for family in (GPT2Family(), NanoChatFamily(), LlamaFamily(), Qwen3Family())
 }
 # Two orders of summation of one float32 model differ by less than a hundredth of this; another rope base, norm epsilon
-# or window by far more.
+# or window by far more. A window wider than LONGEST_PROOF is not tried: reading so far takes too long on a CPU.
 LARGEST_DIFFERENCE = 1e-4  # of the largest logit
+PROOF_TOKENS = 64
+LONGEST_PROOF = 2048  # tokens
 
 
 def imported(native: PreTrainedModel, family: NativeFamily) -> GPTForCausalLM:
@@ -61,12 +63,15 @@ def exported(ours: GPTForCausalLM, family: NativeFamily) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def largest_difference(one: PreTrainedModel, other: PreTrainedModel, num_tokens: int = 64) -> float:
-    """Of the two models' logits over random tokens, as a share of the largest logit."""
+def largest_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    """Of the two models' logits at the last PROOF_TOKENS of random tokens, as a share of the largest logit. There are
+    more tokens than the wider of the two windows lets one see, as far as positions and LONGEST_PROOF allow."""
     config = one.config
-    shape = (2, min(num_tokens, config.max_position_embeddings))
+    windows = [model.config.to_dict().get("sliding_window") or 0 for model in (one, other)]
+    beyond = min(max(windows) + PROOF_TOKENS // 2, LONGEST_PROOF)
+    shape = (2, min(max(PROOF_TOKENS, beyond), config.max_position_embeddings))
     input_ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    first, second = one(input_ids, use_cache=False).logits, other(input_ids, use_cache=False).logits
+    first, second = (model(input_ids, use_cache=False, logits_to_keep=PROOF_TOKENS).logits for model in (one, other))
     return ((first - second).abs().max() / first.abs().max()).item()
 
 

@@ -44,8 +44,13 @@ def main(argv: list[str]) -> None:
     write_whole(args.output_dir, native, tokenizer)
     print(
         f"{args.model} is in {args.output_dir} as {type(native).__name__}: {native.num_parameters():,} parameters, "
-        f"logits equal to {difference:.0e} of the largest"
+        f"logits in float32 equal to {difference:.0e} of the largest"
     )
+    if lacking := family.lacking_elsewhere(model.config):
+        print(
+            f"careful: vLLM's or llama.cpp's own {family.name} lacks {' and '.join(lacking)}, and drops it in silence "
+            "or refuses the model; transformers has it"
+        )
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

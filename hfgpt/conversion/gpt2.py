@@ -81,6 +81,15 @@ class GPT2Family(NativeFamily):
             "attn_pdrop": config.attention_dropout,
         }
 
+    def lacking_elsewhere(self, config: GPTConfig) -> list[str]:
+        # llama.cpp's gpt2.cpp has GELU (tanh) and 1/sqrt(head_dim) built in, and its converter four times the width.
+        lacking = {
+            "mlp_type": config.mlp_type == "relu2",
+            "attention_multiplier": config.attention_multiplier == 1.0,
+            "intermediate_size": config.intermediate_size != 4 * config.hidden_size,
+        }
+        return [switch for switch, is_lacking in lacking.items() if is_lacking]
+
     def to_ours(self, state: State, config: GPTConfig) -> State:
         ours: State = {}
         for name, tensor in state.items():

@@ -3,6 +3,7 @@
 hfgpt import openai-community/gpt2 --output_dir models/gpt2          # of the Hub: gpt2, llama, nanochat or qwen3
 hfgpt import my_llama --output_dir models/my_llama                   # or a folder that transformers saved
 hfgpt import my_nanochat/d20 --output_dir models/nanochat-d20        # nanochat's model_*.pt and meta_*.json
+hfgpt import my_nanochat/d20 --base --output_dir models/d20-base     # as a base model, wherever it lies
 
 The vocabulary stays as it is. A stage that starts from the model adds the chat tokens:
 hfgpt sft recipes/tiny.yaml --model_name_or_path models/gpt2
@@ -33,12 +34,16 @@ def main(argv: list[str]) -> None:
 
     checkpoint = find_checkpoint(source)
     if checkpoint is not None:
-        model, tokenizer = import_checkpoint(checkpoint, args.tokenizer)
-        proof = ""
+        model, tokenizer, note = import_checkpoint(checkpoint, args.tokenizer, args.is_base)
+    elif args.is_base is None:
+        model, tokenizer, note = import_native(source, args.source, args.tokenizer)
     else:
-        model, tokenizer, proof = import_native(source, args.source, args.tokenizer)
+        raise UserError(
+            "--base and --chat are for nanochat's own checkpoints: other models say in generation_config.json at "
+            "which tokens they stop."
+        )
     write_whole(args.output_dir, model, tokenizer)
-    print(f"{args.source} is in {args.output_dir}: {model.num_parameters():,} parameters{proof}")
+    print(f"{args.source} is in {args.output_dir}: {model.num_parameters():,} parameters, {note}")
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -47,6 +52,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     flags.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="folder to write, empty or new")
     flags.add_argument("--tokenizer", metavar="T", help="tokenizer, by folder or Hub id (default: the one in SRC)")
     flags.add_argument("--revision", metavar="R", help="branch, tag or commit of a model of the Hub")
+    kind = flags.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--base",
+        dest="is_base",
+        action="store_const",
+        const=True,
+        help="the nanochat checkpoint is a base model, which stops where the next document would begin, too "
+        "(default: if base_checkpoints is in its path)",
+    )
+    kind.add_argument("--chat", dest="is_base", action="store_const", const=False, help="it is a chat model")
     return flags.parse_args(argv)
 
 
@@ -71,4 +86,4 @@ def import_native(
     model = imported(native, FAMILIES[kind])
     difference = prove_equal(native, model)
     model.to(dtype)  # type: ignore[arg-type]
-    return model, tokenizer, f", logits as in {kind} to {difference:.0e} of the largest"
+    return model, tokenizer, f"logits in float32 as in {kind} to {difference:.0e} of the largest"

@@ -62,6 +62,11 @@ class Qwen3Family(LlamaFamily):
             "sliding_window": config.sliding_window if slides else None,
         }
 
+    def lacking_elsewhere(self, config: GPTConfig) -> list[str]:
+        # vLLM drops the output's bias and reads no layer_types (its issue 39514); llama.cpp's qwen3.cpp has neither.
+        biased = ["attention_bias"] if config.attention_bias else []
+        return biased + (["sliding_window"] if "sliding_attention" in config.layer_types else [])
+
     def to_native(self, state: State, config: GPTConfig) -> State:
         # A normed query is scaled by its gain; norms without parameters get one.
         gains = {

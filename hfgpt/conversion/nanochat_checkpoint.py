@@ -20,6 +20,7 @@ from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.modeling_gpt import VALUE_GATE_CHANNELS
 
 MODEL_FILE = re.compile(r"model_(\d+)\.pt")
+BASE_FOLDER = "base_checkpoints"  # where nanochat keeps its base models
 SHAPE_KEYS = ("sequence_len", "n_layer", "n_embd", "n_head", "n_kv_head", "vocab_size")
 # Of one layer, and of the whole model.
 INNER = {
@@ -64,9 +65,12 @@ def find_checkpoint(source: Path) -> Path | None:
     return max(found, key=_step, default=None)
 
 
-def import_checkpoint(path: Path, tokenizer: str | None) -> tuple[GPTForCausalLM, PreTrainedTokenizerFast]:
-    """The checkpoint as our model in float32, and its tokenizer. Raises UserError naming what cannot be read or has no
-    switch. Nothing that the files could hold is run: tensors, JSON and a table of bytes are read."""
+def import_checkpoint(
+    path: Path, tokenizer: str | None, is_base: bool | None = None
+) -> tuple[GPTForCausalLM, PreTrainedTokenizerFast, str]:
+    """The checkpoint as our model in float32, its tokenizer, and whether it was taken for a base or a chat model, in
+    words; `is_base` None goes by its path. Raises UserError naming what cannot be read or has no switch. Nothing that
+    the files could hold is run: tensors, JSON and a table of bytes are read."""
     meta, state = _read_meta(path), _read_state(path)
     form = form_of(state, path)
     config = own_config(switches_of(meta["model_config"], state, form, path), str(_meta_file(path)))
@@ -75,8 +79,7 @@ def import_checkpoint(path: Path, tokenizer: str | None) -> tuple[GPTForCausalLM
         made = load_own_tokenizer(tokenizer, config.vocab_size)
     else:
         made = read_tokenizer(_tokenizer_file(path), config.vocab_size)
-    _agree_on_tokens(model, made, is_base="base_checkpoints" in path.resolve().parts)
-    return model, made
+    return model, made, _agree_on_tokens(model, made, path, is_base)
 
 
 def form_of(state: State, path: Path) -> Form:
@@ -205,13 +208,23 @@ def _tokenizer_file(path: Path) -> Path:
     raise UserError(f"there is no tokenizer.pkl beside {path} nor in ../../tokenizer: name its folder by --tokenizer.")
 
 
-def _agree_on_tokens(model: GPTForCausalLM, tokenizer: PreTrainedTokenizerFast, is_base: bool) -> None:
-    """A chat model of nanochat stops where its turn ends, a base model where the next document begins, too."""
-    bos, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+def _agree_on_tokens(
+    model: GPTForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path, is_base: bool | None
+) -> str:
+    """A chat model of nanochat stops where its turn ends, a base model where the next document begins, too. Which of
+    them it is, in words."""
+    bos, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     if bos is None or end is None:
-        return  # a tokenizer of the user's choice, which has no turns
-    model.config.bos_token_id, model.config.eos_token_id = bos, end
-    model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=[bos, end] if is_base else end)
+        return "whose tokenizer names no token to stop at"
+    has_base_folder = BASE_FOLDER in path.resolve().parts
+    kind, other = ("base", "chat") if (has_base_folder if is_base is None else is_base) else ("chat", "base")
+    model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id = bos, end, pad
+    stop = [bos, end] if kind == "base" else end
+    model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=stop, pad_token_id=pad)
+    if is_base is not None:
+        return f"a {kind} model"
+    reason = BASE_FOLDER if has_base_folder else f"no {BASE_FOLDER}"
+    return f"taken for a {kind} model, as there is {reason} in its path (--{other} says otherwise)"
 
 
 def _meta_file(path: Path) -> Path:

@@ -14,6 +14,9 @@ from hfgpt.data.tokenizer import with_tokens_taken_apart
 from hfgpt.errors import UserError
 
 BOS, END = "<|bos|>", "<|assistant_end|>"
+# nanochat has no token of its own for padding, and an import adds none. This one is rarest in conversations, and no
+# answer has to learn it: what python puts out is given to the model.
+PAD = "<|output_end|>"
 CHAT_TEMPLATE = (files("hfgpt.conversion") / "nanochat_template.jinja").read_text(encoding="utf-8")
 
 
@@ -37,7 +40,8 @@ class EncodingUnpickler(pickle.Unpickler):
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
-    """nanochat's tokenizer with the ids that it has there, its chat format as a template, and one BOS before a text.
+    """nanochat's tokenizer with the ids that it has there, its chat format as a template, one BOS before a text, and
+    a pad that is neither BOS nor the end of a turn.
 
     Raises UserError for a file that is something else, or has another number of tokens than the model.
     """
@@ -62,7 +66,8 @@ def read_tokenizer(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
         tokenizer_object=backend,
         bos_token=BOS,
         eos_token=END if END in special else BOS,
-        extra_special_tokens=[token for token in special if token not in (BOS, END)],
+        pad_token=PAD if PAD in special else None,
+        extra_special_tokens=[token for token in special if token not in (BOS, END, PAD)],
         chat_template=with_tokens_taken_apart(CHAT_TEMPLATE, special) if END in special else None,
         clean_up_tokenization_spaces=False,
         padding_side="left",

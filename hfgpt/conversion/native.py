@@ -54,6 +54,11 @@ class NativeFamily(ABC):
     def to_native(self, state: State, config: GPTConfig) -> State:
         """This architecture's parameters from ours, without those that only stand for a switch of ours."""
 
+    def lacking_elsewhere(self, config: GPTConfig) -> list[str]:
+        """Switches of ours that this architecture has in transformers, and that vLLM's or llama.cpp's own version of
+        it lacks: there such a model computes something else, or is refused."""
+        return []
+
     def native_config(self, config: GPTConfig) -> PreTrainedConfig:
         """This architecture's configuration, as near to ours as it can be."""
         tokens = {key: value for key, value in config.to_dict().items() if key in TOKEN_IDS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,17 +137,26 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return _with_chat_format(backend)
 
 
-def load_tokenizer(name_or_path: str | Path, add_chat_tokens: bool = True) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    name_or_path: str | Path, add_chat_tokens: bool = True, tell: Callable[[str], None] = logger.warning
+) -> PreTrainedTokenizerFast:
     """An existing tokenizer: a saved folder, a folder with GPT-2's vocab.json and merges.txt, or a Hub id.
 
     With `add_chat_tokens` it gets the special tokens that it lacks (appended, as Phi-3 did to Llama's), our chat
     template, one BOS in front of every text, and pad, bos and end as three different tokens; without, it stays
-    exactly as it is. Raises UserError where there is no such tokenizer, or it has no fast version.
+    exactly as it is. `tell` gets a sentence where this replaces a chat template of its own. Raises UserError where
+    there is no such tokenizer, or it has no fast version.
     """
     tokenizer = _existing_tokenizer(str(name_or_path))
     if not add_chat_tokens:
         return tokenizer
-    return _with_chat_format(tokenizer.backend_tokenizer, tokenizer.extra_special_tokens)
+    with_ours = _with_chat_format(tokenizer.backend_tokenizer, tokenizer.extra_special_tokens)
+    if tokenizer.chat_template not in (None, with_ours.chat_template):
+        tell(
+            f"The chat template of {name_or_path} is replaced by hfgpt's, whose format the model has yet to learn; "
+            "tokenizer.add_chat_tokens: false keeps its own."
+        )
+    return with_ours
 
 
 def _existing_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:

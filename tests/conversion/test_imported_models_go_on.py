@@ -1,16 +1,26 @@
-"""A GPT-2 that others trained, imported: it starts stages, talks, is scored, and goes out as GPT-2 again."""
+"""Models that others trained, imported: they start stages, talk, are scored, and go out as what they were."""
 
 import json
+import pickle
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from nanochat_forms import encoding_of, state_of, write_checkpoint
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from hfgpt import pretrain, sft
 from hfgpt.chat.answering import answer, complete
 from hfgpt.chat.engine import Engine
 from hfgpt.chat.sampling import Sampling
 from hfgpt.cli import main as hfgpt
+from hfgpt.data.tokenizer import load_tokenizer
 from hfgpt.training.record import read_records
 
 WORLD = """\
@@ -88,3 +98,72 @@ def test_an_imported_gpt2_goes_on_in_pretraining_and_sft_chats_is_scored_and_is_
     with torch.no_grad():
         assert (native(prompt).logits - ours(prompt).logits).abs().max() < 1e-5
     assert native.generation_config.eos_token_id == after.eos_token_id
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def test_an_imported_llama_goes_on_in_sft_and_its_chat_format_is_not_replaced_in_silence(
+    plain_tokenizer, tmp_path, capsys
+):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=300, **shape, num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    plain_tokenizer.save_pretrained(tmp_path / "llama")
+    (tmp_path / "llama" / "chat_template.jinja").write_text(CHATML)
+    imported, chat = tmp_path / "imported", tmp_path / "sft"
+    assert hfgpt(["import", str(tmp_path / "llama"), "--output_dir", str(imported)]) == 0
+    assert AutoTokenizer.from_pretrained(imported).chat_template == CHATML
+
+    (tmp_path / "small.yaml").write_text(WORLD.format(imported=imported))
+    where = [str(tmp_path / "small.yaml"), "--output_root", str(tmp_path / "runs"), "--output_dir", str(chat), *QUIET]
+    sft.main([*where, "--model_name_or_path", str(imported)])
+    said = capsys.readouterr().out
+    assert said.count(f"The chat template of {imported} is replaced by hfgpt's") == 1
+    losses = [record["loss"] for record in read_records(chat / "metrics.jsonl") if "loss" in record]
+    assert len(losses) == 2 and all(4.0 < loss < 7.0 for loss in losses)
+    model = AutoModelForCausalLM.from_pretrained(chat)
+    assert (model.config.vocab_size, model.config.mlp_type) == (300 + CHAT_TOKENS, "swiglu")
+    assert Engine.from_pretrained(chat).is_chat
+    told: list[str] = []
+    load_tokenizer(chat, tell=told.append)
+    assert told == []  # what is hfgpt's already is not replaced
+
+    exported = tmp_path / "exported"
+    assert hfgpt(["export", str(chat), "--output_dir", str(exported)]) == 0
+    native = AutoModelForCausalLM.from_pretrained(exported)
+    assert isinstance(native, LlamaForCausalLM)
+    input_ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert (native(input_ids).logits - model(input_ids).logits).abs().max() < 1e-5
+
+
+def test_an_imported_nanochat_goes_on_in_sft_in_its_own_chat_format(tmp_path, capsys):
+    home, imported, chat = tmp_path / "nanochat", tmp_path / "imported", tmp_path / "sft"
+    checkpoint = write_checkpoint(home / "chatsft_checkpoints" / "d4", state_of("smeared"))
+    (home / "tokenizer").mkdir()
+    (home / "tokenizer" / "tokenizer.pkl").write_bytes(pickle.dumps(encoding_of(["the the them then"] * 9, 270)))
+    assert hfgpt(["import", str(checkpoint), "--output_dir", str(imported)]) == 0
+    rows = tmp_path / "chats.jsonl"
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Then?"}]
+    messages = [[*asked, {"role": "assistant", "content": f"the {n}"}] for n in range(40)]
+    rows.write_text("".join(json.dumps({"messages": one}) + "\n" for one in messages))
+
+    (tmp_path / "small.yaml").write_text(WORLD.format(imported=imported))
+    where = [str(tmp_path / "small.yaml"), "--output_root", str(tmp_path / "runs"), "--output_dir", str(chat), *QUIET]
+    start = ["--model_name_or_path", str(imported), "--add_chat_tokens", "false", "--sft.data_path", str(rows)]
+    sft.main([*where, *start])
+    assert "is replaced by" not in capsys.readouterr().out
+    losses = [record["loss"] for record in read_records(chat / "metrics.jsonl") if "loss" in record]
+    assert len(losses) == 2 and losses[1] < losses[0]
+    before, after = AutoTokenizer.from_pretrained(imported), AutoTokenizer.from_pretrained(chat)
+    assert after.get_vocab() == before.get_vocab()
+    assert after.chat_template == before.chat_template
+    assert (after.bos_token, after.eos_token, after.pad_token) == ("<|bos|>", "<|assistant_end|>", "<|output_end|>")
+    model = AutoModelForCausalLM.from_pretrained(chat)
+    assert (model.config.vocab_size, model.config.smear) == (270, True)
+    engine = Engine.from_pretrained(chat)
+    assert engine.is_chat and engine.stop_ids == {after.eos_token_id}
+    greedy = Sampling(temperature=0, max_new_tokens=4)
+    assert list(answer(engine, asked, greedy))[-1].finish_reason

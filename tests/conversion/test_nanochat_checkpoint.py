@@ -7,50 +7,22 @@ import pickle
 import pytest
 import tiktoken
 import torch
-from nanochat_forms import CONFIG, PADDED_VOCABULARY, logits_of, state_of, write_checkpoint
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from nanochat_forms import (
+    CONFIG,
+    PADDED_VOCABULARY,
+    SPECIAL_TOKENS,
+    encoding_of,
+    logits_of,
+    state_of,
+    write_checkpoint,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer, NanoChatConfig, NanoChatForCausalLM
 
 from hfgpt import UserError
 from hfgpt.chat.engine import Engine
 from hfgpt.conversion.export_model import main as export_model
 from hfgpt.conversion.import_model import main as import_model
-from hfgpt.data.bpe_translation import byte_of_character
 from hfgpt.data.chat_tokens import check_template, tokenize_conversation
-
-# Of nanochat's tokenizer.py.
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-SPECIAL_TOKENS = [
-    f"<|{role}_{side}|>" for role in ("user", "assistant", "python", "output") for side in ("start", "end")
-]
-SPECIAL_TOKENS = ["<|bos|>", *SPECIAL_TOKENS]
-
-
-def encoding_of(texts, vocab_size: int) -> tiktoken.Encoding:
-    """What nanochat trains: byte-level BPE, then its nine special tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 9, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
-    byte_of = byte_of_character()
-    merged = [
-        bytes(byte_of[c] for c in left + right) for left, right in json.loads(backend.to_str())["model"]["merges"]
-    ]
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    for token in merged:
-        ranks.setdefault(token, len(ranks))
-    special = {token: len(ranks) + n for n, token in enumerate(SPECIAL_TOKENS)}
-    return tiktoken.Encoding("rustbpe", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +39,8 @@ def home(tmp_path, encoding):
     return tmp_path / "nanochat"
 
 
-def imported(folder, out) -> torch.nn.Module:
-    import_model([str(folder), "--output_dir", str(out)])
+def imported(folder, out, *flags: str) -> torch.nn.Module:
+    import_model([str(folder), "--output_dir", str(out), *flags])
     return AutoModelForCausalLM.from_pretrained(out)
 
 
@@ -209,10 +181,21 @@ def test_a_conversation_is_rendered_as_nanochat_does_and_its_answers_are_learnt(
     )
 
 
-@pytest.mark.parametrize("stage, is_chat", [("base_checkpoints", False), ("chatsft_checkpoints", True)])
-def test_chat_models_chat_and_base_models_continue_text(stage, is_chat, home, tmp_path, encoding):
-    folder = write_checkpoint(home / stage / "d4", state_of("smeared"))
-    imported(folder, tmp_path / "ours")
+@pytest.mark.parametrize(
+    "folder, flags, is_chat, said",
+    [
+        ("base_checkpoints", [], False, "taken for a base model, as there is base_checkpoints in its path (--chat"),
+        ("chatsft_checkpoints", [], True, "taken for a chat model, as there is no base_checkpoints in its path (--ba"),
+        ("moved_elsewhere", ["--base"], False, "parameters, a base model"),
+        ("base_checkpoints", ["--chat"], True, "parameters, a chat model"),
+    ],
+)
+def test_chat_models_chat_and_base_models_continue_text(
+    folder, flags, is_chat, said, home, tmp_path, encoding, capsys
+):
+    checkpoint = write_checkpoint(home / folder / "d4", state_of("smeared"))
+    imported(checkpoint, tmp_path / "ours", *flags)
+    assert said in capsys.readouterr().out
     engine = Engine.from_pretrained(tmp_path / "ours")
     assert engine.is_chat is is_chat
     stops = {"<|assistant_end|>"} if is_chat else {"<|assistant_end|>", "<|bos|>"}

@@ -18,7 +18,7 @@ from transformers import (
 from hfgpt import GPTConfig, GPTForCausalLM, UserError
 from hfgpt.arguments import ModelArguments
 from hfgpt.cli import main as hfgpt
-from hfgpt.conversion.conversion import FAMILIES, exported
+from hfgpt.conversion.conversion import FAMILIES, exported, imported, prove_equal, with_weights
 from hfgpt.conversion.export_model import main as export_model
 from hfgpt.conversion.import_model import main as import_model
 from hfgpt.model.architecture import architecture_keys
@@ -80,11 +80,21 @@ def refusal(run, *words) -> str:
     return str(refused.value)
 
 
+# What vLLM's or llama.cpp's own class of the architecture lacks, of a model that transformers computes.
+LACKING = {
+    "gpt2, unusual": "gpt2 lacks mlp_type and attention_multiplier and intermediate_size,",
+    "qwen3, unusual": "qwen3 lacks attention_bias and sliding_window,",
+}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_imported_model_computes_the_same_and_exports_to_the_same_tensors(name, native_folder, tmp_path):
+def test_an_imported_model_computes_the_same_and_exports_to_the_same_tensors(name, native_folder, tmp_path, capsys):
     native, ours, back = native_folder(CONFIGS[name]), tmp_path / "ours", tmp_path / "back"
     import_model([str(native), "--output_dir", str(ours)])
     export_model([str(ours), "--output_dir", str(back)])
+    said = capsys.readouterr().out
+    assert said.count("logits in float32") == 2
+    assert said.count("careful:") == (name in LACKING) and LACKING.get(name, "") in said
 
     model = AutoModelForCausalLM.from_pretrained(ours)
     assert isinstance(model, GPTForCausalLM)
@@ -156,6 +166,18 @@ def test_missing_biases_gains_and_another_scale_of_attention_are_put_into_the_we
         assert (ours(input_ids).logits - native(input_ids).logits).abs().max() < 1e-5
 
 
+def test_the_proof_reads_beyond_the_window():
+    slides = {"use_sliding_window": True, "sliding_window": 80, "layer_types": ["sliding_attention"] * 3}
+    torch.manual_seed(0)
+    native = AutoModelForCausalLM.from_config(Qwen3Config(**ROTARY | {"max_position_embeddings": 128}, **slides))
+    ours = imported(native.eval(), FAMILIES["qwen3"])
+    assert prove_equal(native, ours) < 1e-5
+    for window in (79, 82):
+        config = GPTConfig(**architecture_keys(ours.config) | {"sliding_window": window})
+        with pytest.raises(UserError, match="would not compute what Qwen3ForCausalLM does"):
+            prove_equal(native, with_weights(config, ours.state_dict()))
+
+
 def test_the_depth_series_without_its_additions_is_nanochat(randomized):
     off = {"value_embeddings": False, "residual_scalars": False, "bigram_vocab_size": 0, "sliding_window": 0}
     config = GPTConfig.from_depth(3, vocab_size=320, **off)
@@ -174,16 +196,17 @@ DOCUMENTED = {  # docs/converting.md, "Out"
     "gpt2": {"preset": "gpt2", "hidden_size": 96, "num_attention_heads": 3},
     "llama": {"preset": "gpt2", "position_embedding_type": "rope", "norm_type": "rmsnorm", "mlp_type": "swiglu"},
     "qwen3": {"preset": "gpt2", "position_embedding_type": "rope", "norm_type": "rmsnorm", "mlp_type": "swiglu"}
-    | {"qk_norm": True, "mlp_bias": False, "num_key_value_heads": 4, "head_dim": 32},
+    | {"qk_norm": True, "mlp_bias": False, "attention_bias": False, "num_key_value_heads": 4, "head_dim": 32},
     "nanochat": {"depth": 8, "value_embeddings": False, "residual_scalars": False, "bigram_vocab_size": 0}
     | {"sliding_window": 0, "attention_multiplier": 0.0883883},
 }
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_recipes_that_the_documentation_names_fit(name):
+def test_the_recipes_that_the_documentation_names_fit_in_transformers_and_elsewhere(name):
     config = GPTConfig(**architecture_of(ModelArguments(**DOCUMENTED[name]), 320, 512))
     assert FAMILIES[name].obstacles(config) == {}
+    assert FAMILIES[name].lacking_elsewhere(config) == []
 
 
 def test_every_switch_in_the_way_of_an_export_is_named(plain_tokenizer, tmp_path):
@@ -293,6 +316,7 @@ def test_folders_that_cannot_be_imported_are_refused_and_nothing_is_written(nati
     assert "cannot be written" in refusal(import_model, native, "--output_dir", tmp_path / "a_file" / "out")
     assert "a model of hfgpt already" in refusal(import_model, tmp_path / "ours", *to_out)
     assert "a gpt2 model of transformers already" in refusal(export_model, native, *to_out)
+    assert "are for nanochat's own checkpoints" in refusal(import_model, native, "--base", *to_out)
     config = json.loads((native / "config.json").read_text())
     (native / "config.json").write_text(json.dumps(config | {"n_layer": 4}))
     assert "lack transformer.h.3." in refusal(import_model, native, *to_out)
