@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
-from hfgpt.run_identity import SETTINGS, deciding_settings
-from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, start_model, train, write_plan
+from hfgpt.run_identity import SETTINGS, START_IS_ON_HUB, deciding_settings, is_on_hub, start_weights
+from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, speaker, start_model, train, write_plan
 from hfgpt.training.budget import count_parameters, flops_per_token
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.chat_arguments import ChatSourceArguments
+from hfgpt.training.checkpoints import sync_files
 from hfgpt.training.mixin import RecordedTrainer
-from hfgpt.workspace import Workspace, start_stage
+from hfgpt.workspace import Workspace, note_start, prepare_start
+
+
+class WithoutCard:
+    """Named before TRL's trainers: at every checkpoint they would write README.md over that of a person."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the card is the report's to write, once the stage is complete."""
 
 
 class RunOrderTrainer(RecordedTrainer):
@@ -41,7 +50,7 @@ def load_start(
 ) -> tuple[GPTForCausalLM, PreTrainedTokenizerFast]:
     """The model that the stage starts from and its tokenizer, which gets the chat tokens if it lacks them."""
     start = start_model(recipe, stage, args)
-    tokenizer = load_tokenizer(start, add_chat_tokens=recipe.tokenizer.add_chat_tokens)
+    tokenizer = load_tokenizer(start, recipe.tokenizer.add_chat_tokens, tell=speaker(args))
     model = load_model(start, tokenizer, recipe.data.max_length, recipe.model.attn_implementation)
     agree_on_tokens(model, tokenizer, is_chat=True)
     return model, tokenizer
@@ -99,8 +108,10 @@ def begin(
     tokens_per_row: float,
     identity: dict[str, Any],
 ) -> None:
-    """Make the stage's folder and give the trainer its record, samples and evaluations."""
+    """Make sure that the stage may start in its folder, and give the trainer its record, samples and evaluations."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if args.use_peft:
+        model.create_or_update_model_card = lambda folder: None  # PEFT's own, for the same reason as TRL's
     by, steps = "max_steps" if args.max_steps > 0 else "num_train_epochs", steps_of(args, num_rows)
     if isinstance(trainer, RunOrderTrainer):
         args.max_steps = steps  # its order has every epoch in it
@@ -108,29 +119,30 @@ def begin(
     flops = flops_per_token(model.config.to_dict(), recipe.data.max_length)
     if args.process_index == 0:
         check_tasks(args.eval_tasks)
-        start_stage(
-            folders.stage,
-            recipe,
-            identity
-            | {
-                "start": args.model_name_or_path or "the stage before",
-                "rows_per_step": rows_per_step(args),
-                "seed": args.seed,
-                "optimizer": args.optimizer_name,
-                "architecture": architecture_keys(model.config),
-                SETTINGS: deciding_settings(args) | {"max_length": recipe.data.max_length},
-                **rates,
-            },
-            args.resume_from_checkpoint,
-        )
-        write_plan(
-            args,
-            folders,
-            by=by,
-            steps=steps,
-            tokens_per_step=tokens_per_step,
-            flops_per_token=flops,
-        )
+        identity = identity | {
+            "start": args.model_name_or_path or "the stage before",
+            START_IS_ON_HUB: is_on_hub(args.model_name_or_path),
+            **start_weights(model),
+            "rows_per_step": rows_per_step(args),
+            "seed": args.seed,
+            "optimizer": args.optimizer_name,
+            "architecture": architecture_keys(model.config),
+            SETTINGS: deciding_settings(args) | {"max_length": recipe.data.max_length},
+            **rates,
+        }
+        prepare_start(folders.stage, recipe, identity, args.resume_from_checkpoint)
+        trainer.on_accepted += [
+            partial(note_start, folders.stage, recipe, identity),
+            partial(
+                write_plan,
+                args,
+                folders,
+                by=by,
+                steps=steps,
+                tokens_per_step=tokens_per_step,
+                flops_per_token=flops,
+            ),
+        ]
     record = make_record(
         args,
         folders,
@@ -157,15 +169,18 @@ def run_to_the_end(
     recipe: Recipe, args: ChatSourceArguments, folders: Workspace, trainer: RecordedTrainer, say: Say
 ) -> None:
     """Train, save a whole model (adapters merged into it), and finish the stage."""
-    train(trainer, args, folders, say)
-    if args.use_peft:
-        save_merged(trainer, folders.stage)
-    if args.process_index == 0:
-        parameters = count_parameters(trainer.accelerator.unwrap_model(trainer.model).config.to_dict()).total
-        finish_stage(folders.stage, trainer.record, steps=trainer.state.global_step, parameters=parameters)
-        say(stage_summary(folders.stage))
-        if args.pushes_to_hub:
-            say(push_stage(args, folders.stage))
+
+    def finish() -> None:
+        if args.use_peft:
+            save_merged(trainer, folders.stage)
+        if args.process_index == 0:
+            parameters = count_parameters(trainer.accelerator.unwrap_model(trainer.model).config.to_dict()).total
+            finish_stage(folders.stage, trainer.record, steps=trainer.state.global_step, parameters=parameters)
+            say(stage_summary(folders.stage))
+            if args.pushes_to_hub:
+                say(push_stage(args, folders.stage))
+
+    train(recipe, trainer, args, folders, say, finish)
 
 
 def save_merged(trainer: RecordedTrainer, folder: Path) -> None:
@@ -175,3 +190,4 @@ def save_merged(trainer: RecordedTrainer, folder: Path) -> None:
         merged.save_pretrained(folder)
         for left in ("adapter_model.safetensors", "adapter_config.json"):
             (folder / left).unlink(missing_ok=True)
+        sync_files(folder)

@@ -12,7 +12,15 @@ import sys
 from transformers import set_seed
 from trl import DPOTrainer
 
-from hfgpt.chat_stage import RunOrderTrainer, begin, load_start, plan_in_words, refusals_of, run_to_the_end
+from hfgpt.chat_stage import (
+    RunOrderTrainer,
+    WithoutCard,
+    begin,
+    load_start,
+    plan_in_words,
+    refusals_of,
+    run_to_the_end,
+)
 from hfgpt.data.chat_splits import split_preferences
 from hfgpt.errors import run_command
 from hfgpt.recipe import load_recipe
@@ -23,7 +31,7 @@ from hfgpt.workspace import workspace
 STAGE = "dpo"
 
 
-class DpoTrainer(DPOTrainer, RunOrderTrainer):
+class DpoTrainer(WithoutCard, DPOTrainer, RunOrderTrainer):
     """TRL's DPOTrainer with our records, checkpoints and optimizer."""
 
 

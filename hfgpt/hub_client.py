@@ -24,7 +24,8 @@ from hfgpt.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+# 412: somebody else's commit came first, and the next try builds on it.
+RETRIED_STATUSES = (408, 412, 429, 500, 502, 503, 504)
 # Without a byte for so long a line is dead, however slow it is otherwise; the Hub's own gateway gives up after 60 s.
 SILENT_SECONDS = 60.0
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 """`hfgpt run RECIPE`: every stage that a recipe names, in order, each as a process of its own, then the report card;
 what is complete is passed over."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> int | None:
             print(f"{stage}: complete in {recipe.folder / stage}, passed over", flush=True)
             continue
         print(f"{stage}: {recipe.folder / stage}", flush=True)
-        code = run_stage(launch_command(stage, own.accelerate_config) + flags_of[stage])
+        words, environment = with_token_aside(stage, flags_of[stage])
+        code = run_stage(launch_command(stage, own.accelerate_config) + words, env=environment)
         if code:
             message = f"{stage} stopped with exit code {code}; go on with: {_command_again(others, own, stage)}"
             print(message, file=sys.stderr, flush=True)
@@ -165,6 +167,31 @@ def launch_command(stage: str, accelerate_config: str | None = None) -> list[str
     return [sys.executable, script]
 
 
+def split_token(words: list[str]) -> tuple[list[str], str | None]:
+    """The words of a command as they may be printed and kept, and the `hub_token` that was among them."""
+    kept: list[str] = []
+    token, is_token = None, False
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            is_token = flag.rpartition(".")[2].replace("-", "_") == "hub_token"
+            token = value if is_token and equals else token
+        elif is_token:
+            token = word
+        if not is_token:
+            kept.append(word)
+    return kept, token
+
+
+def with_token_aside(stage: str, words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words of a stage's command and its environment. A token among them goes as HF_TOKEN: everybody on the
+    machine can read a command, and accelerate prints that of a stage that failed."""
+    kept, token = split_token(words)
+    if token is None or token.lower() in {"null", "none"}:
+        return words, {**os.environ}
+    return [*kept, f"--{stage}.hub_token", "null"], {**os.environ, "HF_TOKEN": token}  # null: nor the recipe's own
+
+
 def run_stage(command: list[str], **options: Any) -> int:
     """Run a stage's command (`options` are Popen's) to its end and return its exit code. SIGTERM and SIGINT are handed
     on to it, so that it saves before it stops."""
@@ -186,4 +213,5 @@ def run_stage(command: list[str], **options: Any) -> int:
 def _command_again(words: list[str], own: RunFlags, stage: str) -> str:
     until = ["--until", own.until] if own.until else []
     config = ["--accelerate_config", own.accelerate_config] if own.accelerate_config else []
+    words, _ = split_token(words)
     return " ".join(["hfgpt run", *(w for w in words if w != "--overwrite"), *config, "--from", stage, *until])

@@ -1,16 +1,22 @@
 """What decides a run's steps and must be, when the run goes on, what it was when it began: compared key by key."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfgpt.arguments import DataArguments, TokenizerArguments
 from hfgpt.errors import UserError
 from hfgpt.recipe import Recipe, read_recipe_file
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 IDENTITY_FILE = "identity.json"
 RECIPE_FILE = "recipe.yaml"
+START_IS_ON_HUB = "start_is_on_hub"  # the key under which it stands where the model came from that a run started from
+START_WEIGHTS = "start_weights"  # the key under which it stands which weights these were
 SETTINGS = "settings"  # the key of identity.json under which a stage's own keys stand
 
 # Keys of a stage that change no step, or no more of it than the rounding of sums: what is measured, shown, saved and
@@ -25,7 +31,7 @@ MAY_CHANGE_BY_PREFIX = (
     *("use_cache", "tf32", "total_batch_size", "auto_find", "precompute_ref_batch", "vllm_", "use_vllm", "do_"),
     *("trust_remote_code", "ds3_gather", "dataset_num_proc", "remove_unused", "label_names", "length_column"),
 )
-MUST_STAY = {"dataloader_drop_last"}
+MUST_STAY = ("dataloader_drop_last", "vllm_importance_sampling_")
 # Compared by what follows from them: batch and rates by value, the length by the rate of the next step. GRPO's
 # steps_per_generation go by the number of processes, its generation_batch_size does not.
 COMPARED_OTHERWISE = {
@@ -35,13 +41,39 @@ COMPARED_OTHERWISE = {
 }
 
 
+def is_on_hub(name: str | None) -> bool:
+    """Whether the model that a run starts from by this name is the Hub's: a folder goes first, and only here and now
+    can anybody know whether there is one."""
+    return name is not None and not Path(name).is_dir()
+
+
+def start_weights(model: "PreTrainedModel") -> dict[str, str]:
+    """For identity.json: which weights `model` was loaded with, by a hash of the files, of which it reads every byte.
+    DPO measures against them, and a run that goes on takes them anew. Empty for a model that was not loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not model.name_or_path:
+        return {}
+    folder = Path(model.name_or_path)
+    if not folder.is_dir():  # the Hub's, which transformers has just put into its cache
+        found = try_to_load_from_cache(model.name_or_path, "config.json")
+        if not isinstance(found, str):
+            return {}
+        folder = Path(found).parent
+    sha256 = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        with path.open("rb") as file:
+            sha256.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return {START_WEIGHTS: sha256.hexdigest()[:16]}
+
+
 def deciding_settings(args: Any) -> dict[str, Any]:
     """The keys of a stage's arguments (a dataclass, filled in) that decide its steps, as JSON keeps them."""
     names = [field.name for field in dataclasses.fields(args)]
     kept = [
         name
         for name in names
-        if name in MUST_STAY or not (name.startswith(MAY_CHANGE_BY_PREFIX) or name in COMPARED_OTHERWISE)
+        if name.startswith(MUST_STAY) or not (name.startswith(MAY_CHANGE_BY_PREFIX) or name in COMPARED_OTHERWISE)
     ]
     return json.loads(json.dumps({name: getattr(args, name) for name in kept}, default=str))
 

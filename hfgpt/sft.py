@@ -14,7 +14,15 @@ from rich.console import Console
 from transformers import set_seed
 from trl import SFTTrainer
 
-from hfgpt.chat_stage import RunOrderTrainer, begin, load_start, plan_in_words, refusals_of, run_to_the_end
+from hfgpt.chat_stage import (
+    RunOrderTrainer,
+    WithoutCard,
+    begin,
+    load_start,
+    plan_in_words,
+    refusals_of,
+    run_to_the_end,
+)
 from hfgpt.data.packed_conversations import ConversationCollator, pack_conversations
 from hfgpt.data.sft_rows import marked_conversation, sft_dataset
 from hfgpt.errors import run_command
@@ -26,7 +34,7 @@ from hfgpt.workspace import workspace
 STAGE = "sft"
 
 
-class SftTrainer(SFTTrainer, RunOrderTrainer):
+class SftTrainer(WithoutCard, SFTTrainer, RunOrderTrainer):
     """TRL's SFTTrainer with our records, checkpoints and optimizer."""
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,16 +18,17 @@ from hfgpt.evals.questions import task_metadata
 from hfgpt.evals.scores import EVALS_FILE
 from hfgpt.hub.stage_pushes import CheckpointPushes, open_stage_repo
 from hfgpt.recipe import Recipe
+from hfgpt.stage_lock import let_go
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
-from hfgpt.training.checkpoints import checkpoint_step, complete_checkpoints
+from hfgpt.training.checkpoints import checkpoint_step
 from hfgpt.training.environment import ENVIRONMENT_FILE, environment
 from hfgpt.training.hardware import dense_peak_flops, prepare_cpu
 from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.preemption import StopRequest, StopWhenTold
 from hfgpt.training.record import RunRecord, keep_records
 from hfgpt.whole_files import write_whole
-from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, stage_before
+from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, begins_anew, stage_before
 
 Say = Callable[[str], None]
 
@@ -38,7 +40,7 @@ def speaker(args: StageArguments) -> Say:
 
 def is_done(folders: Workspace, recipe: Recipe, say: Say) -> bool:
     """Whether the stage is complete and need not run again; says so."""
-    if folders.is_complete and not recipe.run.overwrite:
+    if folders.is_complete and not begins_anew(folders.stage, recipe):
         say(f"{folders.stage} is complete; --overwrite runs it again.")
         return True
     return False
@@ -158,41 +160,60 @@ def scoring_times(args: StageArguments) -> ScoringTimes:
     return ScoringTimes(args.eval_tasks_steps, args.eval_tasks_tokens)
 
 
-def train(trainer: RecordedTrainer, args: StageArguments, folders: Workspace, say: Say) -> None:
-    """Train from the newest complete checkpoint or from the start, evaluate the last step, save the model.
+def train(
+    recipe: Recipe,
+    trainer: RecordedTrainer,
+    args: StageArguments,
+    folders: Workspace,
+    say: Say,
+    finish: Callable[[], None],
+) -> None:
+    """Train from the newest complete checkpoint or from the start, evaluate the last step, save the model, and
+    `finish` the stage.
 
-    A run that is told to end (training/preemption.py) saves, and ends the process with exit code 75.
+    A run that is told to end (training/preemption.py) saves, and ends the process with exit code 75. Where it was told
+    so when nothing was left to train, it finishes the stage before it does.
     """
     trainer.accelerator.wait_for_everyone()  # until the main process has removed what --overwrite removes
     checkpoint = trainer.checkpoint_to_resume(say)
-    if args.process_index == 0:
+    is_main = args.process_index == 0
+    if is_main:
         if args.pushes_to_hub:
             open_stage_repo(args, folders.stage, is_resumed=checkpoint is not None)
         for name in (SAMPLES_FILE, EVALS_FILE):  # metrics.jsonl is the record's own
-            keep_records(folders.stage / name, checkpoint_step(checkpoint) if checkpoint else -1)
-    request = StopRequest(speaks=args.process_index == 0)
+            last = checkpoint_step(checkpoint) if checkpoint else -1
+            trainer.on_accepted.append(partial(keep_records, folders.stage / name, last))
+    request = StopRequest(speaks=is_main)
     stop = StopWhenTold(request)
     trainer.add_callback(stop)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        last = trainer.state.global_step
+        if not stop.has_stopped:
+            evaluated = any("eval_loss" in log and log["step"] == last for log in trainer.state.log_history)
+            if trainer.eval_dataset is not None and not evaluated:
+                trainer.evaluate()
+            trainer.save_model()
+            was_told = stop.is_agreed_now(args)
+            finish()
     finally:
         request.close()
-    last = trainer.state.global_step
+        let_go()
     if stop.has_stopped:
-        if args.process_index == 0:
-            print(f"hfgpt: {where_it_stopped(folders.stage, request.cause, last)}", file=sys.stderr, flush=True)
+        if is_main:
+            words = where_it_stopped(trainer.newest, request.cause, last, recipe.run.overwrite)
+            print(f"hfgpt: {words}", file=sys.stderr, flush=True)
         raise SystemExit(STOPPED)
-    evaluated = any("eval_loss" in log and log["step"] == last for log in trainer.state.log_history)
-    if trainer.eval_dataset is not None and not evaluated:
-        trainer.evaluate()
-    trainer.save_model()
+    if is_main and (was_told or request.is_made):  # the others may end as usual: nobody starts anything after them
+        words = f"{folders.stage} is complete; stopped by {request.cause} before anything else begins."
+        print(f"hfgpt: {words}", file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED)
 
 
-def where_it_stopped(folder: Path, cause: str, step: int) -> str:
-    """What a run that was told to end leaves behind, and what to do."""
-    complete, _ = complete_checkpoints(folder)
-    if not complete:
+def where_it_stopped(newest: Path | None, cause: str, step: int, overwrites: bool) -> str:
+    """What a run that was told to end leaves behind, its `newest` checkpoint, and what to do."""
+    if newest is None:
         return f"stopped after step {step} by {cause}, and nothing could be saved: the same command starts anew."
-    newest = complete[-1]
     lost = "" if checkpoint_step(newest) == step else f", {step - checkpoint_step(newest)} steps back"
-    return f"stopped after step {step} by {cause}: the same command goes on from {newest}{lost}."
+    command = "the same command without --overwrite" if overwrites else "the same command"
+    return f"stopped after step {step} by {cause}: {command} goes on from {newest}{lost}."

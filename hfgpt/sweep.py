@@ -21,7 +21,7 @@ from hfgpt.recipe_values import coerce
 from hfgpt.report.sweep_report import write_sweep_report
 from hfgpt.report.sweep_results import LOSS_NAMES, SweepRun, read_sweep_run, shared_loss
 from hfgpt.report.tables import short_number, short_time
-from hfgpt.run import launch_command, run_stage
+from hfgpt.run import launch_command, run_stage, split_token, with_token_aside
 from hfgpt.sweep_grid import STAGE, PlannedRun, plan_runs, plan_table, split_grid
 from hfgpt.workspace import FINAL_METRICS
 
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         print(f"      failed with exit code {failure.code}: {failure.sentence}", flush=True)
         if own.stop_on_failure or failure.code == STOPPED:
             break
-    return _finish(complete, failures, folder, shlex.join(["hfgpt", "sweep", *argv]))
+    return _finish(complete, failures, folder, shlex.join(["hfgpt", "sweep", *split_token(argv)[0]]))
 
 
 def _own_flags(flags: list[tuple[str, list[str]]]) -> tuple[SweepFlags, list[tuple[str, list[str]]]]:
@@ -145,11 +145,12 @@ def _train(run: PlannedRun, own: SweepFlags, folder: Path) -> Failure | None:
         root = _root_of_shared(run.recipe, Path(own.output_root), folder)
     except UserError as error:
         return Failure(run, 2, str(error))
-    command = launch_command(STAGE, own.accelerate_config) + run.words
+    words, environment = with_token_aside(STAGE, run.words)
+    command = launch_command(STAGE, own.accelerate_config) + words
     command += ["--output_root", str(root), "--output_dir", str(run.folder)] + ["--overwrite"] * own.overwrite
     with log.open("ab") as file:
         begin = file.tell()
-        code = run_stage(command, stdout=file, stderr=subprocess.STDOUT)
+        code = run_stage(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
     if code == 0 and _is_complete(run):
         return None
     return Failure(run, code, _last_sentence(log.read_bytes()[begin:].decode("utf-8", errors="replace")))

@@ -23,7 +23,7 @@ from hfgpt.workspace import RECIPE_FILE
 STAGE = "pretrain"
 # A complete run is the same run whatever these say.
 WITHOUT_EFFECT = {
-    *("output_dir", "num_proc", "report_to", "dataloader_num_workers"),
+    *("output_dir", "num_proc", "report_to", "dataloader_num_workers", "hub_token"),
     *("save_steps", "save_total_limit", "save_weights_total_limit", "save_on_each_node"),
 }
 

@@ -1,6 +1,7 @@
 """What pretraining and midtraining share: packed rows in a fixed order through HF's Trainer."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -19,14 +20,14 @@ from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage, stage_summary
-from hfgpt.run_identity import SETTINGS, deciding_settings
+from hfgpt.run_identity import SETTINGS, START_IS_ON_HUB, deciding_settings, is_on_hub, start_weights
 from hfgpt.stage import Say, add_callbacks, make_record, train, write_plan
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.plan import Plan, make_plan
 from hfgpt.training.speed import speed_up
 from hfgpt.training.trainer import PackedRowsTrainer
-from hfgpt.workspace import Workspace, start_stage
+from hfgpt.workspace import Workspace, note_start, prepare_start
 
 
 def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, train_rows: int | None, rates) -> Plan:
@@ -85,31 +86,20 @@ def train_on_rows(
     )
     say(speed_up(model, args, recipe.model.attn_implementation))
     train_rows = rows_of(plan.max_steps * plan.batch.rows_per_step)
+    identity = identity | {
+        START_IS_ON_HUB: is_on_hub(args.model_name_or_path),
+        "tokens_per_step": plan.batch.tokens_per_step,
+        "seed": data.seed,
+        "optimizer": plan.optimizer,
+        "weight_decay": args.weight_decay,
+        "architecture": architecture_keys(model.config),
+        SETTINGS: deciding_settings(args) | {"cross_document_attention": data.cross_document_attention},
+        **rates,
+    }
     if args.process_index == 0:
         check_tasks(args.eval_tasks)
-        start_stage(
-            folders.stage,
-            recipe,
-            identity
-            | {
-                "tokens_per_step": plan.batch.tokens_per_step,
-                "seed": data.seed,
-                "optimizer": plan.optimizer,
-                "weight_decay": args.weight_decay,
-                "architecture": architecture_keys(model.config),
-                SETTINGS: deciding_settings(args) | {"cross_document_attention": data.cross_document_attention},
-                **rates,
-            },
-            args.resume_from_checkpoint,
-        )
-        write_plan(
-            args,
-            folders,
-            by=plan.length.by,
-            steps=plan.max_steps,
-            tokens_per_step=plan.batch.tokens_per_step,
-            flops_per_token=plan.flops_per_token,
-        )
+        identity |= start_weights(model)
+        prepare_start(folders.stage, recipe, identity, args.resume_from_checkpoint)
     # A stream is read in one process and dealt out row by row, which a batch's sequence lengths would not survive.
     with_lengths = takes_sequence_lengths(model.config) and not isinstance(train_rows, IterableDataset)
     trainer = PackedRowsTrainer(
@@ -132,15 +122,31 @@ def train_on_rows(
         max_new_tokens=args.sample_max_new_tokens,
     )
     add_callbacks(trainer, args, tokenizer, folders, data, samples)
-    train(trainer, args, folders, say)
     if args.process_index == 0:
-        finish_stage(
-            folders.stage,
-            record,
-            steps=plan.max_steps,
-            parameters=plan.parameters.total,
-            bytes_per_token=bytes_per_token,
-        )
-        say(stage_summary(folders.stage))
-        if args.pushes_to_hub:
-            say(push_stage(args, folders.stage))
+        trainer.on_accepted += [
+            partial(note_start, folders.stage, recipe, identity),
+            partial(
+                write_plan,
+                args,
+                folders,
+                by=plan.length.by,
+                steps=plan.max_steps,
+                tokens_per_step=plan.batch.tokens_per_step,
+                flops_per_token=plan.flops_per_token,
+            ),
+        ]
+
+    def finish() -> None:
+        if args.process_index == 0:
+            finish_stage(
+                folders.stage,
+                record,
+                steps=plan.max_steps,
+                parameters=plan.parameters.total,
+                bytes_per_token=bytes_per_token,
+            )
+            say(stage_summary(folders.stage))
+            if args.pushes_to_hub:
+                say(push_stage(args, folders.stage))
+
+    train(recipe, trainer, args, folders, say, finish)

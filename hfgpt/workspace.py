@@ -9,6 +9,8 @@ from typing import Any
 from hfgpt.errors import UserError
 from hfgpt.recipe import STAGES, Recipe
 from hfgpt.run_identity import IDENTITY_FILE, RECIPE_FILE, refuse_changes
+from hfgpt.run_job import JOB_FILE, is_begun_by_this_job, note_job
+from hfgpt.stage_lock import hold
 from hfgpt.whole_files import write_whole
 
 # Written last of all, so its presence means that the stage is complete.
@@ -24,7 +26,7 @@ LEFT_BY_A_RUN = (
         "samples.jsonl",
         "evals.jsonl",
     ),
-    *(FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, "environment.json", "loss.png"),
+    *(FINAL_METRICS, IDENTITY_FILE, PLAN_FILE, JOB_FILE, "environment.json", "loss.png"),
 )
 
 
@@ -59,22 +61,35 @@ def workspace(recipe: Recipe, stage: str) -> Workspace:
     return Workspace(tokenizer=shared("tokenizer"), data=shared("data"), stage=folder)
 
 
-def start_stage(folder: Path, recipe: Recipe, identity: dict[str, Any], checkpoint: str | None = None) -> None:
-    """Make the stage's folder, no longer complete if it was, with the recipe as it is run.
+def begins_anew(folder: Path, recipe: Recipe) -> bool:
+    """Whether `--overwrite` is to remove what lies in the stage's folder. Not where the job that it was given to has
+    begun there already and was started again, by Slurm or by its launcher: the command then goes on."""
+    return recipe.run.overwrite and not is_begun_by_this_job(folder)
+
+
+def prepare_start(folder: Path, recipe: Recipe, identity: dict[str, Any], checkpoint: str | None = None) -> None:
+    """Make sure that a stage may start in its folder, and hold it until the stage or this process ends.
 
     With `--overwrite` what an earlier run left there is removed. Otherwise `identity`, which decides every step, must
     be that of the run that began there, or else of the run to which the `checkpoint` belongs that it is to go on from:
-    raises UserError naming what differs, before anything is changed.
+    raises UserError naming what differs, and so if another process trains there, before anything is changed.
     """
-    if recipe.run.overwrite and folder.exists():
+    if begins_anew(folder, recipe):
+        hold(folder)
         for left in LEFT_BY_A_RUN:
             for path in folder.glob(left):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
     begun = folder if checkpoint is None or any(folder.glob("checkpoint-[0-9]*")) else Path(checkpoint).parent
     if (begun / IDENTITY_FILE).is_file() and any(begun.glob("checkpoint-[0-9]*")):
         refuse_changes(begun, recipe, identity)
-    folder.mkdir(parents=True, exist_ok=True)
+    hold(folder)
+
+
+def note_start(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:
+    """Leave the recipe as it is run and the run's `identity` in the stage's folder, no longer complete if it was."""
     write_whole(folder / IDENTITY_FILE, json.dumps(identity, indent=1))
+    note_job(folder)
     (folder / FINAL_METRICS).unlink(missing_ok=True)
     write_whole(folder / RECIPE_FILE, recipe.as_text())
 

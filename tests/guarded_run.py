@@ -66,7 +66,9 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def guarded_trainer(folder: Path, rows: torch.utils.data.Dataset, *, layers: int = 1, **keys) -> PackedRowsTrainer:
+def guarded_trainer(
+    folder: Path, rows: torch.utils.data.Dataset, *, layers: int = 1, held_out: StepRows | None = None, **keys
+) -> PackedRowsTrainer:
     """A trainer of `PretrainArguments(**keys)` that has not begun."""
     usual = {
         "per_device_train_batch_size": ROWS,
@@ -85,7 +87,7 @@ def guarded_trainer(folder: Path, rows: torch.utils.data.Dataset, *, layers: int
     shape = {"hidden_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = GPTConfig(vocab_size=VOCAB, max_position_embeddings=LENGTH, intermediate_size=32, **shape)
     model = GPTForCausalLM(config)
-    trainer = PackedRowsTrainer(args=args, model=model, train_dataset=rows)
+    trainer = PackedRowsTrainer(args=args, model=model, train_dataset=rows, eval_dataset=held_out)
     trainer.remove_callback(PrinterCallback)
     folder.mkdir(parents=True, exist_ok=True)
     record = RunRecord(

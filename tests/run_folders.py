@@ -22,13 +22,14 @@ def write_stage(
     shape: dict | None = None,
     scores: dict | None = None,
     is_complete: bool = True,
+    identity: dict | None = None,
 ) -> Path:
     """`records` go to metrics.jsonl as they are; what a record says last is what the stage ended with."""
     folder.mkdir(parents=True)
     shape = shape or architecture(hidden_size=32)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe or {"model": {"depth": 2}}))
-    (folder / "identity.json").write_text(json.dumps({"seed": 42, "architecture": shape}))
+    (folder / "identity.json").write_text(json.dumps({"seed": 42, "architecture": shape, **(identity or {})}))
     if scores:
         (folder / "evals.jsonl").write_text(json.dumps({"step": 9, "tokens": 9, "results": scores}) + "\n")
     if is_complete:

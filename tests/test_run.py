@@ -2,13 +2,14 @@
 to go on."""
 
 import json
+import os
 import platform
 
 import pytest
 from commands import run, sentence_of_failure, succeed
 from run_folders import falling_records, write_stage
 
-from hfgpt.run import _flags_for, _leakage
+from hfgpt.run import _flags_for, _leakage, split_token, with_token_aside
 
 SMALL = """\
 model: {depth: 2, hidden_size: 64}
@@ -30,10 +31,12 @@ def recipe(tmp_path):
 @pytest.mark.slow
 def test_stages_run_in_order_and_a_failure_says_how_to_go_on(recipe, tmp_path):
     where = ("--output_root", tmp_path / "runs")
-    failed = run("hfgpt", "run", recipe, *where, "--sft.data_path", tmp_path / "missing.jsonl")
+    secret = ("--sft.hub-token", "hf_secret")
+    failed = run("hfgpt", "run", recipe, *where, *secret, "--sft.data_path", tmp_path / "missing.jsonl")
     assert failed.returncode == 2
     assert "missing.jsonl" in failed.stderr and "Traceback" not in failed.stderr
     assert "sft stopped with exit code 2; go on with: hfgpt run" in failed.stderr and "--from sft" in failed.stderr
+    assert "hf_secret" not in failed.stdout + failed.stderr
     assert (tmp_path / "runs" / "small" / "pretrain" / "final_metrics.json").is_file()
 
     done = succeed("hfgpt", "run", recipe, *where, "--sft.warmup_steps", "1")
@@ -78,6 +81,17 @@ def test_a_shared_flag_reaches_every_stage_as_the_key_of_its_section():
     shared = ["tiny", "--data.data_path", "a.txt", "--overwrite"]
     assert _flags_for("dpo", words) == [*shared, "--data.max_length", "64"]
     assert _flags_for("sft", words) == [*shared, "--sft.max_steps", "3", "--data.max_length", "64"]
+
+
+@pytest.mark.parametrize("given", [["--hub_token", "hf_x"], ["--sft.hub-token=hf_x"], ["--sft.hub_token", "hf_x"]])
+def test_a_token_is_in_no_command_that_is_printed_kept_or_given_to_a_stage(given):
+    words = ["tiny", "--sft.max_steps", "3", *given, "--data.seed", "1"]
+    assert split_token(words) == (["tiny", "--sft.max_steps", "3", "--data.seed", "1"], "hf_x")
+    of_the_stage, environment = with_token_aside("sft", words)
+    assert of_the_stage[-2:] == ["--sft.hub_token", "null"] and environment["HF_TOKEN"] == "hf_x"
+    assert not any("hf_x" in word for word in of_the_stage)
+    without = ["tiny", "--sft.hub_token", "null"]
+    assert with_token_aside("sft", without) == (without, dict(os.environ))
 
 
 def test_leakage_in_much_data_is_left_to_who_asks_for_it(tmp_path):

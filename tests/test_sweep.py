@@ -49,6 +49,14 @@ def test_a_key_that_is_a_list_is_swept_only_by_values_in_brackets(recipe, tmp_pa
     assert first.name != second.name and "/" not in first.name
 
 
+def test_a_run_with_another_token_is_the_same_run(recipe, tmp_path):
+    for token in ("hf_one", "hf_two"):
+        (one, _) = planned(recipe, tmp_path, "--depth", "1", "2", "--hub_token", token)
+        one.folder.mkdir(parents=True, exist_ok=True)
+        (one.folder / "recipe.yaml").write_text(one.recipe.as_text())
+        assert one.changed() is None
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -126,6 +134,7 @@ def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(finished, ca
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_go_on(recipe, tmp_path):
     words = ("hfgpt", "sweep", recipe, "--lr_scheduler_type", "no_such_one", "cosine", "--output_root", tmp_path)
+    words += ("--hub_token", "hf_secret")
     stopped = run(*words, "--stop_on_failure")
     assert stopped.returncode == 2 and not list(tmp_path.glob("small-sweep/*cosine/*"))
     failed = run(*words)
@@ -135,3 +144,6 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(recipe, tmp_path):
     assert (tmp_path / "small-sweep" / "lr_scheduler_type-cosine" / "pretrain" / "final_metrics.json").is_file()
     report = (tmp_path / "small-sweep" / "sweep.md").read_text()
     assert "| lr_scheduler_type-cosine" in report and "- lr_scheduler_type-no_such_one failed: " in report
+    kept = [path.read_bytes() for path in (tmp_path / "small-sweep").rglob("*") if path.is_file()]
+    assert not any(b"hf_secret" in content for content in kept)
+    assert "hf_secret" not in stopped.stdout + stopped.stderr + failed.stdout + failed.stderr

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.training.arguments import StageArguments
@@ -49,10 +50,13 @@ def tiny_trainer(
         "use_cpu": True,
     }
     rows = torch.randint(64, (32, 16), generator=torch.Generator().manual_seed(1))
+    data = [{"input_ids": row, "labels": row} for row in rows]
+    args = StageArguments(output_dir=str(folder), **{**usual, **arguments})
     trainer = kind(
         model=GPTForCausalLM(config),
-        args=StageArguments(output_dir=str(folder), **{**usual, **arguments}),
-        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        args=args,
+        train_dataset=data,
+        eval_dataset=data if args.eval_strategy != IntervalStrategy.NO else None,
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)

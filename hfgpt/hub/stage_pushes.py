@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from transformers import TrainerCallback
 
 from hfgpt.errors import UserError
-from hfgpt.hub.model_repo import RECORDS, REPLACED, model_repo
+from hfgpt.hub.model_repo import REPLACED, model_repo, records_in
 from hfgpt.hub.upload import CARD, PATIENCE, Destination, check_can_push, open_repo, push_files
 from hfgpt.hub_client import Retries, hub_errors, limit_waiting, may_pass, reason, with_retries
 from hfgpt.model.saved_files import saved_files
@@ -101,18 +101,19 @@ class CheckpointPushes(TrainerCallback):
         shutil.rmtree(held, ignore_errors=True)
         held.mkdir()
         files: dict[str, Path | bytes] = {}
-        for path in saved_files(checkpoint):
-            files[path.name] = held / path.name
+        for name, path in saved_files(checkpoint).items():
+            files[name] = held / name
+            (held / name).parent.mkdir(exist_ok=True)
             try:
-                os.link(path, held / path.name)
+                os.link(path, held / name)
             except OSError:  # not every file system has links
-                shutil.copyfile(path, held / path.name)
-        records = (name for name in RECORDS if (self.folder / name).is_file())
-        return files | {name: (self.folder / name).read_bytes() for name in records}
+                shutil.copyfile(path, held / name)
+        records = records_in(self.folder).items()
+        return files | {name: one if isinstance(one, bytes) else one.read_bytes() for name, one in records}
 
     def _push(self, files: Mapping[str, Path | bytes], step: int) -> None:
         to = destination(self.args, self.folder)
-        card = {CARD: plain_card(to.repo_id).encode()}
+        card = {CARD: plain_card(self.folder / BEING_PUSHED, to.repo_id).encode()}
         message = f"Training in progress, step {step}"
         _try_to_push({**card, **files}, to, message, self.api, PATIENCE)
         shutil.rmtree(self.folder / BEING_PUSHED, ignore_errors=True)

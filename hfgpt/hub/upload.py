@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+import httpx2  # the HTTP client of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 
 from hfgpt.errors import UserError
-from hfgpt.hub_client import Retries, hub_errors, reason, with_retries
+from hfgpt.hub_client import Retries, hub_errors, may_pass, reason, with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ def push_files(
 
     Files of the repo that match a pattern of `replaced` and are not among `files` are deleted by the same commit. With
     `keep_foreign_card`, a mark, the repo's own card stays where it has one without that mark. What the Hub has already
-    is not sent again, so the same call goes on where one was interrupted. Raises UserError for what the user can mend.
+    is not sent again, so the same call goes on where one was interrupted. A commit whose answer was lost is not made
+    twice: it names the commit that it builds on. Of a pull request nobody can know, and it is not tried again. Raises
+    UserError for what the user can mend.
     """
     api = api or HfApi()
     check_can_push(to.repo_id, api)
@@ -86,13 +89,16 @@ def _push(
     api: HfApi,
 ) -> str:
     repo_id = open_repo(to, api)
-    there = api.list_repo_files(repo_id, repo_type=to.repo_type, revision=to.revision)
+    head = api.repo_info(repo_id, repo_type=to.repo_type, revision=to.revision).sha
+    there = api.list_repo_files(repo_id, repo_type=to.repo_type, revision=head)
     stale = [path for path in there if path not in files and any(_matches(path, pattern) for pattern in replaced)]
-    if keep_foreign_card and CARD in there and _is_foreign(repo_id, to, keep_foreign_card, api):
+    if keep_foreign_card and CARD in there and _is_foreign(repo_id, to.repo_type, head, keep_foreign_card, api):
         logger.warning("%s has a %s that somebody has written: it stays.", repo_id, CARD)
         files = {path: content for path, content in files.items() if path != CARD}
     operations: list[CommitOperation] = [CommitOperationDelete(path) for path in stale]
     operations += [CommitOperationAdd(path, content) for path, content in files.items()]
+    kind = "" if to.repo_type == "model" else f"{to.repo_type}s/"
+    url = f"{api.endpoint}/{kind}{repo_id}"
     try:
         commit = api.create_commit(
             repo_id,
@@ -101,15 +107,22 @@ def _push(
             repo_type=to.repo_type,
             revision=to.revision,
             create_pr=to.create_pr,
+            parent_commit=head,
         )
-    except (HfHubHTTPError, HFValidationError):
+    except HFValidationError:
+        raise
+    except (HfHubHTTPError, httpx2.TransportError) as error:
+        if to.create_pr and _may_have_arrived(error):
+            raise UserError(
+                f"{repo_id}: {reason(error)}, and the pull request may be open all the same: look at "
+                f"{url}/discussions before you run the same command again."
+            ) from error
         raise
     except (RuntimeError, ValueError) as error:  # of hf_xet, which has no classes of its own; of a card's header
         raise OSError(reason(error).rstrip(".")) from error
     if commit.pr_url:
         return commit.pr_url
-    kind = "" if to.repo_type == "model" else f"{to.repo_type}s/"
-    return f"{api.endpoint}/{kind}{repo_id}" + (f"/tree/{to.revision}" if to.revision else "")
+    return url + (f"/tree/{to.revision}" if to.revision else "")
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -117,10 +130,22 @@ def _matches(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and fnmatch(path, pattern)
 
 
-def _is_foreign(repo_id: str, to: Destination, mark: str, api: HfApi) -> bool:
+def _may_have_arrived(error: HfHubHTTPError | httpx2.TransportError) -> bool:
+    """Whether the Hub may have made the commit although its answer was lost on the way."""
+    if isinstance(error, HfHubHTTPError):
+        is_lost = may_pass(error) and error.response.status_code not in (
+            412,
+            429,
+        )  # those two it says before it begins
+        return is_lost and "/commit/" in error.response.request.url.path
+    never_came = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return not never_came and "/commit/" in error.request.url.path
+
+
+def _is_foreign(repo_id: str, repo_type: str, revision: str | None, mark: str, api: HfApi) -> bool:
     """Whether the repo's card is one that we did not write."""
     try:
-        card = api.hf_hub_download(repo_id, CARD, repo_type=to.repo_type, revision=to.revision)
+        card = api.hf_hub_download(repo_id, CARD, repo_type=repo_type, revision=revision)
     except RemoteEntryNotFoundError:
         return False
     return mark not in Path(card).read_text(encoding="utf-8")

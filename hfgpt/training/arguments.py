@@ -10,6 +10,8 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import SaveStrategy
 
 from hfgpt.recipe_values import shown
 from hfgpt.training.guards import LEAST_STEPS, POLICIES
@@ -27,6 +29,7 @@ REFUSED_KEYS = {
     "deepspeed": "sharding is the launcher's: accelerate launch --config_file accelerate_configs/zero3.yaml",
     "auto_find_batch_size": "hfgpt plan says the largest batch that fits, and accumulation makes up the rest",
     "load_best_model_at_end": "the last checkpoint is the result; save_total_limit keeps older ones",
+    "metric_for_best_model": "evaluate the checkpoints that save_weights_total_limit keeps, and take the best",
     "data_seed": "data.seed decides the order of rows",
     "hub_always_push": "one push runs at a time, and the last one brings everything",
     "enable_jit_checkpoint": "a run that gets SIGTERM or SIGINT saves and stops by itself",
@@ -34,6 +37,8 @@ REFUSED_KEYS = {
     "restore_callback_states_from_checkpoint": "what hfgpt's callbacks must keep they keep by themselves",
     "save_only_model": "a checkpoint without optimizer state cannot be gone on from",
 }
+# What accelerator_config says of how rows are dealt out: by it a step would have other rows than the plan says.
+OF_THE_ROWS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler")
 # Keys whose values must be above zero, and those that may be 0, where they are set.
 ABOVE_ZERO = (
     *("num_train_epochs", "rate_scale", "per_device_train_batch_size", "per_device_eval_batch_size"),
@@ -144,6 +149,10 @@ class StageArguments(TrainingArguments):
         for key, way_out in REFUSED_KEYS.items():
             if getattr(self, key):
                 raise ValueError(f"{key} is not supported: {way_out}")
+        if self.save_strategy == SaveStrategy.BEST:
+            raise ValueError(
+                f"save_strategy: best is not supported: {REFUSED_KEYS['metric_for_best_model']}, saved by steps"
+            )
         self._fill_guards()
         if self.hub_strategy not in {"end", "every_save"}:
             raise ValueError(f"hub_strategy must be end or every_save, not {self.hub_strategy}")
@@ -173,6 +182,9 @@ class StageArguments(TrainingArguments):
         if self.uses_muon:
             self.optim = "adamw_torch"  # TrainingArguments refuses names it does not know; the trainer sets Muon
         super().__post_init__()
+        for key in OF_THE_ROWS:
+            if getattr(self.accelerator_config, key) != getattr(AcceleratorConfig(), key):
+                raise ValueError(f"accelerator_config: {key} would change the rows of a step; leave it out")
         # Ours never stop a run (hfgpt/hub/stage_pushes.py); HF's own, left on, would end it at the Hub's first error.
         self.pushes_to_hub, self.push_to_hub = self.push_to_hub, False
         # One process trains on one GPU; HF would wrap the model in nn.DataParallel where several are visible.

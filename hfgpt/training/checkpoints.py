@@ -122,12 +122,18 @@ def publish(staged: Path, folder: Path) -> None:
     _sync_folder(folder.parent)
 
 
-def rotate_checkpoints(run_folder: Path, total_limit: int | None, weights_limit: int | None = 0) -> None:
+def rotate_checkpoints(newest_good: Path, total_limit: int | None, weights_limit: int | None = 0) -> None:
     """Keep the newest `total_limit` full checkpoints (all when null or 0), of the `weights_limit` before them (all
-    when null) the model alone, and none of those before. Incomplete ones are left as they are."""
+    when null) the model alone, and none of those before.
+
+    `newest_good` is the newest that is known to be whole; the run has passed over what lies beside it with a higher
+    step, which is neither counted nor touched, and nor are incomplete ones.
+    """
     if not total_limit:
         return
-    whole = [folder for folder in checkpoint_folders(run_folder) if not missing_pieces(folder)]
+    last = checkpoint_step(newest_good)
+    known = (folder for folder in checkpoint_folders(newest_good.parent) if checkpoint_step(folder) <= last)
+    whole = [folder for folder in known if not missing_pieces(folder)]
     newest = [folder for folder in whole if _kind(folder) == FULL][-total_limit:]
     older = [folder for folder in whole if folder not in newest]
     kept = older if weights_limit is None else older[max(0, len(older) - weights_limit) :]
@@ -154,6 +160,14 @@ def drop_training_state(folder: Path) -> None:
     for path in folder.iterdir():
         if is_dropped(path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def sync_files(folder: Path) -> None:
+    """Let the files that lie in `folder` itself reach the disk, with their names."""
+    for path in (path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
 
 
 def clear_staging(run_folder: Path) -> None:

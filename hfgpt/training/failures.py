@@ -19,7 +19,7 @@ from hfgpt.training.activations import AttentionKernel
 from hfgpt.training.arguments import PretrainArguments, StageArguments
 from hfgpt.training.memory import Process, training_memory
 
-GO_ON = "the same command goes on from the last checkpoint"
+GO_ON = "the same command (without --overwrite) goes on from the last checkpoint"
 # "2.00 GiB" as CUDA's allocator and numpy write it, "123456 bytes" as the CPU's does.
 _ASKED_FOR = re.compile(r"(?:tried to|unable to) allocate ([\d.]+) (\w+)", re.IGNORECASE)
 _LEFT = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")

@@ -4,6 +4,7 @@ Every process judges the same numbers, so all do the same. Nothing is waited for
 when the next one is under way, and an update is left out on the device itself.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from hfgpt.training.saving import CompleteCheckpoints
 
 CALM_DOWN = "lower the learning rates or raise warmup_steps and start anew with --overwrite"
 
+MOST_OVERFLOWS = 32  # from its usual beginning, 65536, a scale of the loss comes down to 1e-5 in so many steps
+
 
 class GuardedSteps(CompleteCheckpoints):
     """Judges every step's loss and gradient norm (guards.py), and now and then whether the processes agree."""
@@ -46,6 +49,7 @@ class GuardedSteps(CompleteCheckpoints):
         self._step_loss: torch.Tensor | None = None  # the mean of the step under way, as far as it was computed
         self._last_finite_loss = torch.zeros((), device=args.device)
         self._check_is_due = True
+        self._overflows_in_a_row = 0
         self.add_callback(_KeepsGuards(self.guards))
 
     def train(self, *args, **kwargs):
@@ -115,7 +119,10 @@ class GuardedSteps(CompleteCheckpoints):
         if ranks and (found := disagreement(ranks[0])):
             raise UserError(found)
         loss, norm = health.tolist()
-        fault = self.guards.judge(step, loss, None if self._scales_loss else norm)
+        if self._scales_loss:
+            self._count_overflows(step, norm)
+        overflows = self._scales_loss and not math.isfinite(norm)
+        fault = self.guards.judge(step, loss, None if overflows else norm)
         if fault is None:
             return False
         if self.args.process_index == 0:
@@ -124,6 +131,15 @@ class GuardedSteps(CompleteCheckpoints):
         if fault.policy == "rollback":
             self._go_back()
         return fault.policy == "rollback"
+
+    def _count_overflows(self, step: int, norm: float) -> None:
+        """Under float16 the scaler leaves out every update whose norm is not finite, and halves the loss's scale."""
+        self._overflows_in_a_row = 0 if math.isfinite(norm) else self._overflows_in_a_row + 1
+        if self._overflows_in_a_row >= MOST_OVERFLOWS:
+            raise UserError(
+                f"the gradient's norm is {norm} at step {step} and was not finite in {MOST_OVERFLOWS} steps in a row, "
+                f"at whatever scale of float16: {CALM_DOWN}, or set bf16 instead of fp16."
+            )
 
     def _stop_if_it_must(self, fault: Fault) -> None:
         guards, most = self.guards, self.args.guard_limit
@@ -167,15 +183,22 @@ class GuardedSteps(CompleteCheckpoints):
     def _save_checkpoint(self, model, trial):
         """Only of steps that were judged, of finite weights, and where all processes agree."""
         self._judge_the_step_before()
-        step = self.state.global_step
-        if not self._are_finite(model):
-            raise UserError(
-                f"the weights hold values that are not finite at step {step}: {CALM_DOWN}; nothing that is not finite "
-                "was saved."
-            )
+        self._refuse_what_is_not_finite(model)
         if self.args.rank_check_steps and (found := disagreement(self._steps_and_checksums(model))):
             raise UserError(found)
         super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not _internal_call:  # the stage's result, before which there may have been no checkpoint
+            self._refuse_what_is_not_finite(self.model)
+        super().save_model(output_dir, _internal_call)
+
+    def _refuse_what_is_not_finite(self, model: nn.Module) -> None:
+        if not self._are_finite(model):
+            raise UserError(
+                f"the weights hold values that are not finite at step {self.state.global_step}: {CALM_DOWN}; nothing "
+                "that is not finite was saved."
+            )
 
     def _are_finite(self, model: nn.Module) -> bool:
         """Whether all weights are, in the parts that all processes hold, so that all say the same."""

@@ -93,7 +93,7 @@ class Guards:
 
     def judge(self, step: int, loss: float, grad_norm: float | None) -> Fault | None:
         """What is wrong with `step`, counted; None where nothing is, or nothing that is not ignored. `grad_norm` is
-        None where the device tries scales of its own (float16)."""
+        None where float16's scaler has seen that it is not finite, and tries another scale."""
         limits, norm = self.limits, 0.0 if grad_norm is None else grad_norm
         found = [
             ("nan_policy", "loss", loss, math.inf, not math.isfinite(loss)),

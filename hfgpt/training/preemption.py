@@ -11,14 +11,16 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hfgpt.training.late_reading import LateReading
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Slurm signals every process of a step, and a launcher among them hands the signal on: what arrives twice within this
 # time was sent once.
-SAME_SIGNAL_SECONDS = 1.0
+SAME_SIGNAL_SECONDS = 5.0
+
+PARENT = os.getppid()  # when the process began: a launcher may die long before the first step
 
 
 class StopRequest:
@@ -33,7 +35,7 @@ class StopRequest:
         self._at = 0.0
         self._before: dict[signal.Signals, object] = {}
         is_launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-        self._launcher = os.getppid() if is_launched else None
+        self._launcher = PARENT if is_launched else None
 
     def listen(self) -> None:
         """Take the signals from now on; in a thread other than the main one, which Python gives none, do nothing."""
@@ -90,6 +92,14 @@ class StopWhenTold(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self._is_agreed(args.world_size):
             self.has_stopped = control.should_save = control.should_training_stop = True
+
+    def is_agreed_now(self, args: TrainingArguments) -> bool:
+        """Whether any process has been told to end by now. Waits for all of them."""
+        if args.world_size == 1:
+            return self.request.is_made
+        vote = torch.full((1,), float(self.request.is_made), device=args.device)
+        dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+        return bool(vote.item())
 
     def _is_agreed(self, world_size: int) -> bool:
         if world_size == 1:

@@ -5,6 +5,7 @@ HF's Trainer takes the highest number, complete or not, and goes on without what
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -22,6 +23,12 @@ class CheckedResume(Trainer):
     """A Trainer that finds the checkpoint to go on from, and takes it whole or not at all."""
 
     args: StageArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Called before the first step, when the checkpoint and a schedule of this length have been taken. What a run
+        # changes of an earlier one's files it changes then, so that one that is refused has changed nothing.
+        self.on_accepted: list[Callable[[], Any]] = []
 
     @property
     def run_folder(self) -> Path:
@@ -78,6 +85,12 @@ class CheckedResume(Trainer):
         """What the processes that write to a disk have found there, all together."""
         return [text for texts in gather_object([found if self.args.should_save else []]) for text in texts]
 
+    def _prepare_for_training(self, *args):
+        prepared = super()._prepare_for_training(*args)
+        for call in self.on_accepted:
+            call()
+        return prepared
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with numbers_only(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -90,6 +103,11 @@ class CheckedResume(Trainer):
             own_objects.append(GaLoreProjector)
         with torch.serialization.safe_globals(own_objects), numbers_only(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint):
+        if self.accelerator.scaler is not None:  # there is one under float16 alone
+            with numbers_only(checkpoint):
+                super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint):
         with numbers_only(checkpoint):

@@ -21,17 +21,19 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from hfgpt.errors import UserError
 from hfgpt.training.checkpoints import (
     STAGING,
+    checkpoint_step,
     clear_staging,
     complete_checkpoints,
     publish,
     read_mark,
     rotate_checkpoints,
+    sync_files,
 )
 from hfgpt.training.resuming import CheckedResume
 
 # Left free beside a checkpoint, for what else a run writes: records, samples, plots.
 SPARE_BYTES = 16 * 2**20
-GO_ON = "mend that and give the same command again, which goes on from the newest checkpoint"
+GO_ON = "mend that and give the same command again (without --overwrite), which goes on from the newest checkpoint"
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class CompleteCheckpoints(CheckedResume):
 
     Training waits while the files are written to a folder aside. Then a thread of one process (one a node with
     `save_on_each_node`) syncs and hashes them, marks the folder, lets it appear in one step, and only then calls
-    `on_complete` and rotates; `finish_checkpoint` waits for it. A save that fails because of the disk leaves the run
-    and its older checkpoints as they are, and says so.
+    `on_complete` and rotates (with `save_on_each_node` at the next save, when all nodes have published theirs);
+    `finish_checkpoint` waits for it. A save that fails because of the disk leaves the run and its older checkpoints as
+    they are, and says so.
     """
 
     last_save: Save | None = None  # in processes that write; None where it failed
+    newest: Path | None = None  # that which this run wrote or went on from: the next start takes it
     _staging: Path | None = None  # while a checkpoint is being written
     _written: Path | None = None  # all processes have written this one
     _finishing: Future[None] | None = None
@@ -63,9 +67,10 @@ class CompleteCheckpoints(CheckedResume):
         self.on_complete: Callable[[Path], None] = lambda folder: None
         self._finisher = ThreadPoolExecutor(1, "checkpoint")
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self.newest = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.finish_checkpoint()
 
@@ -77,8 +82,8 @@ class CompleteCheckpoints(CheckedResume):
             finishing.result()
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """The stage's result is a whole model folder however the run's checkpoints are written. Raises UserError where
-        the disk does not take it."""
+        """The stage's result is a whole model folder however the run's checkpoints are written, and on the disk when
+        this returns. Raises UserError where the disk does not take it."""
         if _internal_call:
             return super().save_model(output_dir, _internal_call)
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
@@ -87,6 +92,8 @@ class CompleteCheckpoints(CheckedResume):
             plugin.state_dict_type = StateDictType.FULL_STATE_DICT  # under any other HF writes nothing, without a word
         try:
             super().save_model(output_dir, _internal_call)
+            if self.args.should_save:
+                sync_files(Path(output_dir or str(self.args.output_dir)))
         except WRITE_ERRORS as error:
             if not _is_of_the_disk(error):
                 raise
@@ -96,6 +103,11 @@ class CompleteCheckpoints(CheckedResume):
         finally:
             if plugin:
                 plugin.state_dict_type = of_checkpoints
+
+    def _determine_best_metric(self, metrics, trial):
+        """None is kept as the best: HF, which asks for schedules that go by the loss, would look for it at the end
+        where it was written, and all processes wait there."""
+        return False
 
     def _save(self, output_dir=None, state_dict=None):
         if self.args.save_on_each_node and state_dict != {}:  # FSDP gathers the weights in one process of all nodes
@@ -111,6 +123,7 @@ class CompleteCheckpoints(CheckedResume):
     def _save_checkpoint(self, model, trial):
         began = time.perf_counter()
         self.finish_checkpoint()
+        self._rotate_together()
         self.last_save = None
         step = self.state.global_step
         self._staging = self.run_folder / STAGING
@@ -137,6 +150,7 @@ class CompleteCheckpoints(CheckedResume):
 
     def _finalize_training(self, *args, **kwargs):
         self.finish_checkpoint()  # before callbacks hear of the end
+        self._rotate_together()
         return super()._finalize_training(*args, **kwargs)
 
     def _want_of_room(self, folder: Path) -> str | None:
@@ -185,8 +199,7 @@ class CompleteCheckpoints(CheckedResume):
         return next((one for one in gather_object([trouble]) if one is not None), None)
 
     def _say_failed(self, folder: Path, trouble: str) -> None:
-        complete, _ = complete_checkpoints(self.run_folder)
-        newest = f"{complete[-1].name} stays the newest" if complete else "there is no older one"
+        newest = f"{self.newest.name} stays the newest" if self.newest else "there is no older one"
         tqdm.write(f"{folder.name} was not saved ({trouble}). The run goes on; {newest}.")
 
     def _hand_over(self) -> None:
@@ -207,12 +220,30 @@ class CompleteCheckpoints(CheckedResume):
         except OSError as error:  # some file systems say only now that they are full
             clear_staging(self.run_folder)
             return self._say_failed(folder, _in_words(error))
+        self.newest = folder
         self.on_complete(folder)
+        if not self.args.save_on_each_node:
+            self._rotate(folder)
+        clear_staging(self.run_folder)
+
+    def _rotate_together(self) -> None:
+        """Where every node has a disk of its own: remove what is older than the newest checkpoint that all of them
+        hold, since one may have published what another's disk refused. All processes must call this."""
+        if not self.args.save_on_each_node:
+            return
+        last = checkpoint_step(self.newest) if self.newest else -1
+        own = [f.name for f in complete_checkpoints(self.run_folder)[0] if checkpoint_step(f) <= last]
+        found = [set(names) for names in gather_object([own if self.args.should_save else None]) if names is not None]
+        common = [self.run_folder / name for name in set.intersection(*found)]
+        if common and self.args.should_save:
+            self._rotate(max(common, key=checkpoint_step))
+            clear_staging(self.run_folder)
+
+    def _rotate(self, newest_good: Path) -> None:
         try:
-            rotate_checkpoints(self.run_folder, self.args.save_total_limit, self.args.save_weights_total_limit)
+            rotate_checkpoints(newest_good, self.args.save_total_limit, self.args.save_weights_total_limit)
         except OSError as error:
             tqdm.write(f"older checkpoints could not be removed ({_in_words(error)}).")
-        clear_staging(self.run_folder)
 
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)

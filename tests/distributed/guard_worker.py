@@ -1,8 +1,11 @@
 """One of two gloo processes that train together: first with strange rows that only the second of them reads, then, as
-replicas, with a weight in which one bit of the second flips. Writes what came of it as FOLDER/result.json:
-`torchrun guard_worker.py FOLDER`, or `accelerate launch guard_worker.py FOLDER` to shard by FSDP2."""
+replicas, with a weight in which one bit of the second flips, and with a signal to it alone. Writes what came of it as
+FOLDER/result.json: `torchrun guard_worker.py FOLDER`, or `accelerate launch guard_worker.py FOLDER` to shard by
+FSDP2."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import torch.distributed as dist
 from accelerate.state import PartialState
 from accelerate.utils.environment import parse_flag_from_env
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,6 +22,7 @@ from fsdp2_on_cpu import init_as_if_on_gpus  # noqa: E402
 from guarded_run import ROWS, Snapshots, StepRows, everything, faults, guarded_trainer, same  # noqa: E402
 
 from hfgpt.errors import UserError  # noqa: E402
+from hfgpt.training.preemption import StopRequest, StopWhenTold  # noqa: E402
 
 BAD, STEPS = 81, 84
 
@@ -57,6 +61,15 @@ def with_a_flipped_bit(folder: Path) -> str:
     return "nothing was seen"
 
 
+def told_alone() -> bool:
+    """Whether this process knows, after the last step, what the second was told."""
+    request = StopRequest(speaks=False)
+    if dist.get_rank() == 1:
+        request.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return StopWhenTold(request).is_agreed_now(TrainingArguments(use_cpu=True))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     is_sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
@@ -65,6 +78,7 @@ def main() -> None:
     mine: dict = {"strange": with_strange_rows(folder / "strange")}
     if not is_sharded:
         mine["flipped"] = with_a_flipped_bit(folder / "flipped")
+        mine["told"] = told_alone()
     both: list = [None, None]
     dist.all_gather_object(both, mine)
     if dist.get_rank() == 0:

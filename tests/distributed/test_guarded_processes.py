@@ -52,3 +52,7 @@ def test_a_bit_that_flipped_in_one_stops_both_and_names_it(told):
     for process in told("replicas"):
         assert "process 1 holds other weights than process 0 at step 4: go on from the last" in process["flipped"]
         assert process["flipped"].startswith("step 5: ")  # one step late, as everything that is read
+
+
+def test_what_one_was_told_after_the_last_step_both_know(told):
+    assert [process["told"] for process in told("replicas")] == [True, True]

@@ -145,9 +145,13 @@ def test_keys_that_sft_would_ignore_are_refused(stage, flag):
         stage("sft", *flag)
 
 
-def test_lora_leaves_a_whole_model_that_has_learnt(stage, world, tmp_path):
-    folder = stage("sft", "--use_peft", "--lora_r", "4", "--learning_rate", "0.01")
-    assert not list(folder.glob("adapter*"))
+def test_lora_leaves_a_whole_model_that_has_learnt_and_a_persons_card(stage, world, tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "README.md").write_text("# Mine\n")
+    folder = stage("sft", "--use_peft", "--lora_r", "4", "--learning_rate", "0.01", "--save_steps", "2")
+    assert not list(folder.glob("adapter*")) and list(folder.glob("checkpoint-2/adapter*"))
+    assert (folder / "README.md").read_text() == "# Mine\n"  # neither TRL's nor PEFT's
+    assert json.loads((folder / "identity.json").read_text())["start_is_on_hub"] is False
     tuned = load_file(folder / "model.safetensors")
     base = load_file(world / "runs" / "small" / "pretrain" / "model.safetensors")
     assert tuned.keys() == base.keys()

@@ -2,6 +2,7 @@
 on to the very end that they would have had."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from hfgpt.pretrain import main
 from hfgpt.training.checkpoints import complete_checkpoints
+from hfgpt.training.preemption import SAME_SIGNAL_SECONDS
 from hfgpt.training.record import read_records
 
 pytestmark = pytest.mark.slow
@@ -135,7 +137,8 @@ def test_a_run_that_is_told_to_end_saves_its_last_step_on_all_processes(world, l
     stopped_at = read_records(stage / "metrics.jsonl")[-1]["step"]
     assert complete[0].name == f"checkpoint-{stopped_at}"
     assert told_at <= stopped_at < told_at + 60  # steps take some hundredths of a second
-    assert "Traceback" not in output or code == 1 or launcher.startswith("accelerate")
+    ours = re.findall(r'File "(\S*/hfgpt/\S+\.py)", line', output)
+    assert not ours  # a launcher whose child ends with a code prints a traceback of its own
     assert f"goes on from {complete[0]}" in output
     if launcher == "hfgpt pretrain":
         main([str(world / "small.yaml"), "--output_root", str(stage.parents[1])])
@@ -153,7 +156,7 @@ def test_a_second_signal_stops_at_once(world):
     while "a second signal stops at once" not in process.stdout.readline():
         assert process.poll() is None
     os.kill(process.pid, signal.SIGSTOP)  # within the step
-    time.sleep(1.2)
+    time.sleep(SAME_SIGNAL_SECONDS + 0.2)
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
     ended, _ = end_of(process)

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from hfgpt import dpo, grpo, midtrain, pretrain, sft
 from hfgpt.errors import UserError
+from hfgpt.run_identity import deciding_settings
+from hfgpt.training.chat_arguments import GrpoArguments
 from hfgpt.training.record import read_records
 
 RECIPE = """\
@@ -107,7 +109,7 @@ CASES = {
         [3],
     ),
     "dpo": ("dpo", [], [2]),
-    "grpo": ("grpo", [], [2]),
+    "grpo": ("grpo", [], [2, 4]),  # its data would last longer
 }
 
 
@@ -155,6 +157,13 @@ def test_what_decides_the_steps_must_stay_and_is_named(world, begun, flags, word
     assert "rows" not in sentence and "--overwrite" in sentence
 
 
+def test_what_enters_the_loss_of_answers_by_vllm_must_stay_and_where_vllm_runs_may_change(tmp_path):
+    settings = deciding_settings(GrpoArguments(output_dir=str(tmp_path), use_cpu=True, num_generations=8))
+    kept = {name for name in settings if name.startswith("vllm_")}
+    assert {"vllm_importance_sampling_correction", "vllm_importance_sampling_mode"} <= kept
+    assert all(name.startswith("vllm_importance_sampling_") for name in kept)
+
+
 def test_a_checkpoint_of_another_run_is_gone_on_from_under_the_same_settings_only(world, begun):
     named = ["--resume_from_checkpoint", str(begun / "checkpoint-3")]
     with pytest.raises(UserError, match="began with max_grad_norm 1.0, not 0.5"):
@@ -165,8 +174,22 @@ def test_a_checkpoint_of_another_run_is_gone_on_from_under_the_same_settings_onl
 def test_the_length_may_not_change_once_the_rate_has_begun_to_fall(world, begun):
     whole = begun.with_name("begun")
     falling = world.stopped(whole, 5)
-    assert "rate of the run's next step is 0.01" in refusal(world, falling, "--max_steps", "20")
-    assert "at step 5, beyond its new length of 4 steps" in refusal(world, falling, "--max_steps", "4")
+    before = {path: path.stat().st_mtime_ns for path in falling.rglob("*")}
+    more = ["--sample_steps", "1", "--logging_steps", "1"]  # which may change, and would be written down
+    assert "rate of the run's next step is 0.01" in refusal(world, falling, "--max_steps", "20", *more)
+    assert "at step 5, beyond its new length of 4 steps" in refusal(world, falling, "--max_steps", "4", *more)
+    assert {path: path.stat().st_mtime_ns for path in falling.rglob("*")} == before
+
+
+def test_the_model_that_a_run_started_from_must_have_the_weights_that_it_had(world):
+    start = world.folder / "runs" / "start"
+    shutil.copytree(world.folder / "runs" / "base", start)
+    flags = ["--model_name_or_path", str(start), "--max_steps", "2"]
+    stopped = world.stopped(world.run("pretrain", "further", *flags), 1)
+    shutil.copy(world.folder / "runs" / "further" / "model.safetensors", start)
+    before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
+    assert "began with start_weights " in refusal(world, stopped, *flags)
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
 
 
 def test_a_longer_run_goes_on_before_the_rate_falls_and_what_changes_no_step_may_change(world, begun):

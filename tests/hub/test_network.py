@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,11 +109,40 @@ def test_a_server_that_is_gone_is_one_sentence(hub, sent, monkeypatch):
 
 def test_a_commit_that_arrived_while_its_answer_was_lost_is_not_made_twice(hub, sent):
     repo = hub.store.repos[("model", "tester/tiny")]
-    before = len(repo.commits)
     hub.faults.add(method="POST", path="/commit/", delay_seconds=1.0)  # the stand-in commits all the same, later
     sent()
     time.sleep(1.2)
-    assert there(hub) == MODEL and len(repo.commits) - before <= 2
+    assert hub.count("POST", "/commit/") == 2  # the first came after the second, and on a head that was no longer
+    assert there(hub) == MODEL and [commit.title for commit in repo.commits.values()].count("new") == 1
+
+
+def test_a_commit_of_somebody_else_in_the_meantime_is_built_upon(hub, sent):
+    repo = hub.store.repos[("model", "tester/tiny")]
+    waiting = hub.faults.add(method="POST", path="/commit/", delay_seconds=0.3)
+    pushing = threading.Thread(target=sent)
+    pushing.start()
+    while waiting.times:
+        time.sleep(0.01)
+    hub.store.add_files(repo, {"notes.md": b"of somebody else"})
+    pushing.join()
+    assert there(hub) == {**MODEL, "notes.md": b"of somebody else"} and hub.count("POST", "/commit/") == 2
+
+
+@pytest.mark.parametrize("fault", [{"status": 504}, {"delay_seconds": 1.0}], ids=["gateway", "silence"])
+def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(hub, sent, fault):
+    hub.faults.add(method="POST", path="/commit/", **fault)
+    with pytest.raises(UserError, match="may be open all the same: look at .*/tester/tiny/discussions before") as said:
+        sent(create_pr=True)
+    time.sleep(1.2 if "delay_seconds" in fault else 0)
+    assert "\n" not in str(said.value) and hub.count("POST", "/commit/") == 1
+    assert len(hub.store.repos[("model", "tester/tiny")].pull_requests) == ("delay_seconds" in fault)
+
+
+@pytest.mark.parametrize("fault", [{"path": "/commit/", "status": 429}, {"path": "/preupload/", "status": 503}])
+def test_a_pull_request_that_was_certainly_not_opened_is_tried_again(hub, sent, fault):
+    hub.faults.add(method="POST", headers={"Retry-After": "0"}, **fault)
+    assert sent(create_pr=True) == f"{hub.url}/tester/tiny/discussions/1"
+    assert hub.store.repos[("model", "tester/tiny")].pull_requests == ["new"]
 
 
 def test_a_collection_is_gathered_over_a_bad_line(hub, sent):

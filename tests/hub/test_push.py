@@ -182,6 +182,8 @@ def test_the_command_pushes_with_the_hub_of_its_environment(hub_server, run_fold
 @pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed")
 def test_a_space_goes_to_the_hub_whole_and_loses_the_model_that_it_had(hub, run_folder, tmp_path, capsys):
     out = tmp_path / "space"
+    (run_folder / "sft" / "additional_chat_templates").mkdir()
+    (run_folder / "sft" / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     words = [str(run_folder), "--output_dir", str(out), "--push", "tester/chat"]
     space.main(words)
     repo = hub.store.repos[("space", "tester/chat")]
@@ -189,7 +191,9 @@ def test_a_space_goes_to_the_hub_whole_and_loses_the_model_that_it_had(hub, run_
     assert f"pushed to:    {hub.url}/spaces/tester/chat" in capsys.readouterr().out
     there = hub.files("tester/chat", "space")
     local = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert there == local and "model/model.safetensors" in there
+    assert there == local and {"model/model.safetensors", "model/additional_chat_templates/tool_use.jinja"} < set(
+        there
+    )
     space.main([*words, "--overwrite", "--model_repo", "tester/tiny"])
     assert not any(path.startswith("model/") for path in hub.files("tester/chat", "space"))
     with pytest.raises(UserError, match="--push must be a repo"):

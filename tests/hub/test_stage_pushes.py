@@ -78,6 +78,7 @@ def test_every_save_reaches_the_hub_and_the_end_with_card_and_records(hub, world
     assert hub.store.repos[("model", "tester/small-pretrain")].private
     assert not any("checkpoint" in name or name.endswith((".bin", ".pt", ".pth")) for name in there)
     assert all(hub.token.encode() not in data for data in there.values())
+    assert not any(hub.token.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert not (folder / "being-pushed").exists()
     assert f"pushed to {hub.url}/tester/small-pretrain" in capsys.readouterr().out
 
@@ -120,3 +121,4 @@ def test_a_chat_stage_pushes_too(hub, world, tmp_path):
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja", "samples.jsonl"} <= set(there)
     assert not hub.store.repos[("model", "tester/chat")].private
     assert "conversational" in ModelCard(there["README.md"].decode()).data.tags
+    assert not (tmp_path / "sft" / "README.md").exists()  # TRL would leave one

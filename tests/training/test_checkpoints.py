@@ -121,9 +121,21 @@ def test_only_complete_checkpoints_count_towards_the_limit(tmp_path):
     for step in (1, 2, 3):
         checkpoint(tmp_path, step)
     broken = checkpoint(tmp_path, 4, mark=False)
-    rotate_checkpoints(tmp_path, 2)
-    assert names(complete_checkpoints(tmp_path)[0]) == ["checkpoint-2", "checkpoint-3"]
+    checkpoint(tmp_path, 5)
+    rotate_checkpoints(tmp_path / "checkpoint-5", 2)
+    assert names(complete_checkpoints(tmp_path)[0]) == ["checkpoint-3", "checkpoint-5"]
     assert broken.exists()
+
+
+def test_what_the_run_has_passed_over_takes_no_place_of_a_good_one_and_stays(tmp_path):
+    for step in (80, 100, 150):
+        checkpoint(tmp_path, step)
+    flip(tmp_path / "checkpoint-150" / "optimizer.pt")  # so the run went on from 100
+    rotate_checkpoints(checkpoint(tmp_path, 120), 1, 1)
+    assert names(checkpoint_folders(tmp_path)) == ["checkpoint-100", "checkpoint-120", "checkpoint-150"]
+    assert obstacle(tmp_path / "checkpoint-120") is None
+    assert obstacle(tmp_path / "checkpoint-100") == "holds the weights alone"
+    assert obstacle(tmp_path / "checkpoint-150") == "is damaged (optimizer.pt)"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +152,7 @@ def test_only_complete_checkpoints_count_towards_the_limit(tmp_path):
 )
 def test_two_limits_say_how_many_keep_everything_and_how_many_their_model(tmp_path, total, weights, full, alone):
     for step in (10, 20, 30, 40, 50):
-        checkpoint(tmp_path, step)
-        rotate_checkpoints(tmp_path, total, weights)
+        rotate_checkpoints(checkpoint(tmp_path, step), total, weights)
     complete, incomplete = complete_checkpoints(tmp_path)
     assert names(complete) == [f"checkpoint-{step}" for step in full]
     assert not incomplete
@@ -169,8 +180,7 @@ def test_a_drop_that_was_interrupted_is_ended_by_the_next_rotation(tmp_path):
     mark["files"] = {name: file for name, file in mark["files"].items() if name not in state}
     (folder / "COMPLETE").write_text(json.dumps(mark | {"kind": "weights"}))
     assert obstacle(folder) == "holds the weights alone"  # though its optimizer state is still there
-    checkpoint(tmp_path, 2)
-    rotate_checkpoints(tmp_path, 1, 1)
+    rotate_checkpoints(checkpoint(tmp_path, 2), 1, 1)
     assert not (folder / "optimizer.pt").exists() and (folder / "model.safetensors").is_file()
 
 

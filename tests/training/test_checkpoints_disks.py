@@ -100,6 +100,8 @@ def test_where_disks_are_local_each_node_has_its_mark_and_all_agree(tmp_path):
                 "run/checkpoint-6 is damaged (optimizer.pt) and is not used.",  # on the other disk, to one of them
                 "going on from run/checkpoint-2",
             ],
+            "short": "short/checkpoint-4",  # which one node would have removed for a newer that the other has not
+            "left": [["checkpoint-4", "checkpoint-6"], ["checkpoint-4"]][node],
         }
     assert obstacle(tmp_path / "node0" / "run" / "checkpoint-6") is None
     assert "checkpoint-4 was not saved" in printed[0]

@@ -88,6 +88,22 @@ def test_a_harmed_checkpoint_is_named_and_the_run_ends_as_if_it_had_not_been(
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_damaged_one_that_a_run_passed_over_costs_it_no_good_one(run):
+    flip_a_bit(run / "checkpoint-6")
+    trainer = tiny_trainer(run, save_total_limit=1, max_steps=5)
+    trainer.train(resume_from_checkpoint=str(trainer.checkpoint_to_resume(print)))
+    assert trainer.newest == trainer.newest_checkpoint(print) == run / "checkpoint-5"
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+
+
+def test_a_run_that_was_stopped_at_its_last_step_trains_no_step_more(run, whole):
+    name, _ = go_on(run)  # 8 steps are an epoch: there are rows to train on
+    assert name == "checkpoint-6"
+    first, second = load_file(whole / "model.safetensors"), load_file(run / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
 def test_without_a_whole_checkpoint_a_run_begins_anew(run):
     for step in (2, 4, 6):
         remove_the_mark(run / f"checkpoint-{step}")
@@ -142,6 +158,18 @@ def test_no_object_in_a_foreign_checkpoint_is_brought_to_life(run, tmp_path, nam
     with (run / "checkpoint-6" / name).open("rb") as file:
         torch.load(file, weights_only=False)
     assert made.exists()  # it would have worked
+
+
+def test_a_foreign_scaler_of_float16_is_refused_and_without_float16_not_read(run, tmp_path):
+    made = tmp_path / "made-by-the-payload"
+    torch.save({"scale": Payload(made)}, run / "checkpoint-6" / "scaler.pt")
+    mark_complete(run / "checkpoint-6")
+    trainer = tiny_trainer(run)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(UserError, match="checkpoint-6: its training state holds objects"):
+        trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
+    go_on(run)
+    assert not made.exists()
 
 
 def test_an_index_of_shards_is_read_and_a_foreign_object_in_it_is_not(tmp_path):

@@ -1,5 +1,6 @@
 """A save ends in a complete checkpoint or in none, beside training; what the disk refuses costs that save alone."""
 
+import os
 import re
 import resource
 import threading
@@ -83,6 +84,12 @@ def test_hashes_are_made_beside_training_and_only_a_complete_checkpoint_is_passe
     assert checkpoints(tmp_path) == ["checkpoint-6"]
 
 
+def test_a_schedule_by_the_loss_ends_its_run_though_hf_notes_a_best_checkpoint_for_it(tmp_path):
+    keys = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 2}
+    tiny_trainer(tmp_path, save_total_limit=1, **keys).train()
+    assert checkpoints(tmp_path) == ["checkpoint-6"]
+
+
 class AddsAFile(TinyTrainer):
     """Does what TRL's GRPOTrainer does: writes into the folder after the save."""
 
@@ -154,6 +161,18 @@ def test_a_model_that_the_disk_refuses_is_the_users_to_mend(tmp_path):
     ):
         trainer.save_model()
     assert obstacle(tmp_path / "checkpoint-2") is None
+
+
+def test_the_files_of_the_result_are_on_the_disk_when_it_is_said_to_be_saved(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", noted)
+    tiny_trainer(tmp_path).save_model()
+    assert {tmp_path / "model.safetensors", tmp_path / "config.json", tmp_path} <= set(synced)
 
 
 def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path):

@@ -43,6 +43,61 @@ def test_an_update_left_out_changes_neither_weights_nor_optimizer(tmp_path, opti
     assert len(losses) == BAD + 2 and all(map(math.isfinite, losses))
 
 
+def test_of_a_step_in_two_passes_one_strange_pass_leaves_the_whole_update_out(tmp_path):
+    rows = StepRows(BAD + 1, strange=[BAD], rows_per_step=2 * ROWS, strange_from=ROWS)
+    steps = [BAD - 1, BAD, BAD + 1]
+    _, after = train(tmp_path, rows, steps, max_steps=BAD + 1, gradient_accumulation_steps=2)
+    assert same(after[BAD - 1], after[BAD]) and not same(after[BAD], after[BAD + 1])
+    (fault,) = faults(tmp_path)
+    assert fault["step"] == BAD
+    good = read_records(tmp_path / "metrics.jsonl")[BAD - 2]["loss"]
+    assert good < fault["limit"] < fault["value"] < 5  # a mean over both passes: that of the strange one is above 6
+
+
+def test_an_evaluation_between_a_bad_step_and_the_next_changes_nothing_of_what_is_done(tmp_path):
+    rows, keys = StepRows(BAD + 2, strange=[BAD]), {"max_steps": BAD + 2, "logging_steps": 50}
+    plain, _ = train(tmp_path / "plain", rows, **keys)
+    evaluated, after = train(
+        tmp_path / "evaluated",
+        rows,
+        [BAD - 1, BAD],
+        held_out=StepRows(1),
+        eval_strategy="steps",
+        eval_steps=BAD // 3,
+        **keys,
+    )
+    records = read_records(tmp_path / "evaluated" / "metrics.jsonl")
+    assert {record["step"] for record in records if "val_loss" in record} >= {27, 54, BAD}
+    assert same(after[BAD - 1], after[BAD])
+    assert faults(tmp_path / "evaluated") == faults(tmp_path / "plain") != []
+    assert same(everything(evaluated), everything(plain))
+
+
+class ScaleFound(TrainerCallback):
+    """The scale of float16 becomes one that fits, after 20 steps."""
+
+    def __init__(self, scaler: torch.amp.GradScaler):
+        self.scaler = scaler
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 20:
+            self.scaler.update(1024.0)
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_infinite_gradients_are_float16s_own_affair_until_no_scale_helps(tmp_path, is_found):
+    ignored = {"loss_spike_policy": "ignore", "grad_norm_policy": "ignore"}
+    trainer = guarded_trainer(tmp_path, StepRows(40), max_steps=40, optim="adamw_torch", **ignored)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
+    if is_found:
+        trainer.add_callback(ScaleFound(trainer.accelerator.scaler))
+        trainer.train()
+        assert trainer.state.global_step == 40 and faults(tmp_path) == []
+    else:
+        with pytest.raises(UserError, match="not finite in 32 steps in a row, at whatever scale of float16"):
+            trainer.train()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("optim", ["muon", "adamw_torch_fused"])
 def test_a_gpu_leaves_an_update_out_by_itself(tmp_path, optim):
@@ -91,6 +146,15 @@ def test_weights_that_are_not_finite_are_never_saved_though_every_loss_was(tmp_p
     with pytest.raises(UserError, match="the weights hold values that are not finite at step 3: .*--overwrite"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_the_result_of_a_run_without_checkpoints_is_finite_or_not_saved(tmp_path):
+    trainer = guarded_trainer(tmp_path, StepRows(3), max_steps=3)
+    trainer.add_callback(BrokenWeight())
+    trainer.train()
+    with pytest.raises(UserError, match="the weights hold values that are not finite at step 3"):
+        trainer.save_model()
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_stop_ends_the_run_at_a_spike(tmp_path):
