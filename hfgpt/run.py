@@ -155,7 +155,7 @@ def _shared_owners() -> dict[str, str]:
 
 
 def launch_command(stage: str, accelerate_config: str | None = None) -> list[str]:
-    """The command of one stage: by accelerate where several GPUs are there or a config is given, else plain Python."""
+    """The command of one stage: by accelerate where several GPUs are there or a config is given, else by itself."""
     script = str(PACKAGE / f"{stage}.py")
     accelerate = [sys.executable, "-m", "accelerate.commands.launch"]
     if accelerate_config:
@@ -164,7 +164,7 @@ def launch_command(stage: str, accelerate_config: str | None = None) -> list[str
 
     if torch.cuda.device_count() > 1:
         return [*accelerate, "--multi_gpu", "--num_processes", str(torch.cuda.device_count()), script]
-    return [sys.executable, script]
+    return [sys.executable, "-m", "hfgpt.cli", stage]
 
 
 def split_token(words: list[str]) -> tuple[list[str], str | None]:
