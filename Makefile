@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-fast style quality docs bench clean
+.PHONY: install demo test test-fast style quality docs audit bench clean
 
 install: $(STAMP)
 
@@ -40,6 +40,11 @@ docs: install
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/mkdocs build --strict
 
+# Known vulnerabilities of the pinned packages, by PyPI's records; in an environment of its own.
+audit:
+	test -x $(VENV)-audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet pip-audit)
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 # Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
 bench: install
 	$(BIN)/python benchmarks/data_loading.py
@@ -50,4 +55,4 @@ bench: install
 
 # Leaves runs/ alone: trained models are not rubbish.
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site
+	rm -rf $(VENV) $(VENV)-audit .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis dist site
