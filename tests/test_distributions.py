@@ -31,7 +31,14 @@ SOURCES = {
     "constraints.txt",
 }
 SOURCES |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "mkdocs.yml"}
-OF_EXTRAS = {"serve_app.py"}  # modules that are imported where an extra is installed
+OF_EXTRAS = {
+    "serve_app.py",
+    "serve_connection.py",
+    "serve_handlers.py",
+    "web_gate.py",
+    "web_page.py",
+    "web_settings.py",
+}  # modules that are imported where an extra is installed
 # The tiny recipe with all its stages, two steps of each.
 SMALL_WORLD = (
     *("--hidden_size", "128", "--depth", "2", "--vocab_size", "400", "--max_length", "128"),
@@ -125,7 +132,8 @@ def test_the_installed_wheel_runs_every_stage_of_the_tiny_recipe_and_chats_in_an
     for stage in SMALL_STAGES:
         folder = empty / "runs" / "tiny" / stage
         assert (folder / "model.safetensors").is_file() and (folder / "modeling_gpt.py").is_file()
-        assert read_records(folder / "evals.jsonl")[-1]["results"]["tinyworld_facts"]["acc"] >= 0
+        scores = [record["results"] for record in read_records(folder / "evals.jsonl")]
+        assert sum("tinyworld_facts" in results for results in scores) == 2  # before and after
         assert read_records(folder / "metrics.jsonl")[-1]["step"] == 2
     assert (empty / "runs" / "tiny" / "report" / "report.html").is_file()
     run_there("hfgpt", "chat", "runs/tiny", "--prompt", "Hello!", "--max_new_tokens", "4")

@@ -22,6 +22,8 @@ NEEDS = {
     "data push": "the Hub; run against its stand-in by tests/data/test_prepared_hub.py",
     "hfgpt push": "the Hub; run against its stand-in by tests/hub/test_push.py",
     "--push": "the Hub; run against its stand-in by tests/hub/test_push.py and test_stage_pushes.py",
+    "sbatch ": "Slurm; its script is run by tests/distributed/test_sharded_training.py",
+    "trackio show": "a browser",
     "--executor slurm": "Slurm; its job files are run by tests/data/test_cluster.py",
     "my_nanochat": "a checkpoint of nanochat; run by tests/conversion/test_nanochat_checkpoint.py",
     "--model_name_or_path models/": "an imported model; run by tests/conversion/test_imported_models_go_on.py",
