@@ -31,14 +31,9 @@ SOURCES = {
     "constraints.txt",
 }
 SOURCES |= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "mkdocs.yml"}
-OF_EXTRAS = {
-    "serve_app.py",
-    "serve_connection.py",
-    "serve_handlers.py",
-    "web_gate.py",
-    "web_page.py",
-    "web_settings.py",
-}  # modules that are imported where an extra is installed
+# Modules that are imported where an extra is installed.
+OF_EXTRAS = {"serve_app.py", "serve_connection.py", "serve_handlers.py", "space_app.py"}
+OF_EXTRAS |= {"web_chat.py", "web_compare.py", "web_gate.py", "web_page.py", "web_settings.py"}
 # The tiny recipe with all its stages, two steps of each.
 SMALL_WORLD = (
     *("--hidden_size", "128", "--depth", "2", "--vocab_size", "400", "--max_length", "128"),
@@ -156,7 +151,7 @@ def test_what_the_package_imports_is_declared():
         }
         for node in ast.walk(tree):
             for name in _imported(node):
-                if name in sys.stdlib_module_names or name == "hfgpt":
+                if name in sys.stdlib_module_names or name in ("hfgpt", "nanochat"):
                     continue
                 owners = {re.sub(r"[-_.]+", "-", owner).lower() for owner in distributions_of.get(name, [name])}
                 is_optional = id(node) in of_functions or path.name in OF_EXTRAS
