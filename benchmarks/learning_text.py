@@ -37,13 +37,19 @@ def distinct_pieces(folder: Path) -> list[str]:
 
 def write_pieces(folder: Path, path: Path, tune: bool) -> float:
     """Write the pieces as JSON lines, without those that the other held-out set owns; returns the
-    `validation_fraction` that then holds out the pieces to judge by, or with `tune` the pieces to tune by."""
+    `validation_fraction` that then holds out the pieces to judge by, or with `tune` the pieces to tune by.
+
+    A file that holds them already stays as it is: its date is part of what names the prepared data.
+    """
     both = JUDGE_FRACTION + TUNE_FRACTION
-    with path.open("w", encoding="utf-8") as file:
-        for piece in distinct_pieces(folder):
-            to_judge, to_tune = is_validation(piece, JUDGE_FRACTION), is_validation(piece, both)
-            if not (to_judge if tune else to_tune and not to_judge):
-                file.write(json.dumps({"text": piece}) + "\n")
+    lines = []
+    for piece in distinct_pieces(folder):
+        to_judge, to_tune = is_validation(piece, JUDGE_FRACTION), is_validation(piece, both)
+        if not (to_judge if tune else to_tune and not to_judge):
+            lines.append(json.dumps({"text": piece}) + "\n")
+    text = "".join(lines)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
     return both if tune else JUDGE_FRACTION
 
 

@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,29 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from hfgpt.data.order import RunOrder
 from hfgpt.data.tokenizer import load_tokenizer
 from hfgpt.evals.tasks import check_tasks
-from hfgpt.hub.stage_pushes import push_stage
 from hfgpt.model import GPTForCausalLM
 from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe
-from hfgpt.report.summary import finish_stage, stage_summary
+from hfgpt.report.summary import finish_stage
 from hfgpt.run_identity import SETTINGS, START_IS_ON_HUB, deciding_settings, is_on_hub, start_weights
-from hfgpt.stage import Say, add_callbacks, agree_on_tokens, make_record, speaker, start_model, train, write_plan
+from hfgpt.stage import (
+    Say,
+    add_callbacks,
+    agree_on_tokens,
+    conclude,
+    make_record,
+    note_when_accepted,
+    speaker,
+    start_model,
+    train,
+)
 from hfgpt.training.budget import count_parameters, flops_per_token
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.chat_arguments import ChatSourceArguments
 from hfgpt.training.checkpoints import sync_files
 from hfgpt.training.mixin import RecordedTrainer
-from hfgpt.workspace import Workspace, note_start, prepare_start
+from hfgpt.workspace import Workspace, prepare_start
 
 
 class WithoutCard:
@@ -131,18 +139,8 @@ def begin(
             **rates,
         }
         prepare_start(folders.stage, recipe, identity, args.resume_from_checkpoint)
-        trainer.on_accepted += [
-            partial(note_start, folders.stage, recipe, identity),
-            partial(
-                write_plan,
-                args,
-                folders,
-                by=by,
-                steps=steps,
-                tokens_per_step=tokens_per_step,
-                flops_per_token=flops,
-            ),
-        ]
+        plan = {"by": by, "steps": steps, "tokens_per_step": tokens_per_step, "flops_per_token": flops}
+        note_when_accepted(trainer, recipe, args, folders, identity, **plan)
     record = make_record(
         args,
         folders,
@@ -176,9 +174,7 @@ def run_to_the_end(
         if args.process_index == 0:
             parameters = count_parameters(trainer.accelerator.unwrap_model(trainer.model).config.to_dict()).total
             finish_stage(folders.stage, trainer.record, steps=trainer.state.global_step, parameters=parameters)
-            say(stage_summary(folders.stage))
-            if args.pushes_to_hub:
-                say(push_stage(args, folders.stage))
+            conclude(args, folders, say)
 
     train(recipe, trainer, args, folders, say, finish)
 

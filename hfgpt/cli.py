@@ -51,7 +51,9 @@ def _command(
     def command(context: typer.Context) -> None:
         if takes_recipe and "--help" in context.args:
             typer.echo(context.get_help())
-            import_module("hfgpt.command_help").print_flags([*flags])
+            from hfgpt.command_help import print_flags
+
+            print_flags([*flags])
             return
         body: Callable[[list[str]], int | None] = getattr(import_module(module), function)
         raise typer.Exit(run_command(body, context.args))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -16,8 +17,9 @@ from hfgpt.errors import STOPPED, UserError
 from hfgpt.evals.callback import EvalTasksCallback, ScoringTimes
 from hfgpt.evals.questions import task_metadata
 from hfgpt.evals.scores import EVALS_FILE
-from hfgpt.hub.stage_pushes import CheckpointPushes, open_stage_repo
+from hfgpt.hub.stage_pushes import CheckpointPushes, open_stage_repo, push_stage
 from hfgpt.recipe import Recipe
+from hfgpt.report.summary import stage_summary
 from hfgpt.stage_lock import let_go
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.callbacks import SAMPLES_FILE, HistogramCallback, PlainLines, ProgressLines
@@ -28,7 +30,7 @@ from hfgpt.training.mixin import RecordedTrainer
 from hfgpt.training.preemption import StopRequest, StopWhenTold
 from hfgpt.training.record import RunRecord, keep_records
 from hfgpt.whole_files import write_whole
-from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, begins_anew, stage_before
+from hfgpt.workspace import FINAL_METRICS, PLAN_FILE, Workspace, begins_anew, note_start, stage_before
 
 Say = Callable[[str], None]
 
@@ -90,6 +92,22 @@ def write_plan(
     plan = {"by": by, "steps": steps, "tokens": tokens, "flops": tokens and tokens * flops_per_token}
     for name, content in ((PLAN_FILE, plan), (ENVIRONMENT_FILE, environment(args.world_size))):
         write_whole(folders.stage / name, json.dumps(content, indent=1))
+
+
+def note_when_accepted(
+    trainer: RecordedTrainer,
+    recipe: Recipe,
+    args: StageArguments,
+    folders: Workspace,
+    identity: dict[str, Any],
+    **plan: Any,
+) -> None:
+    """Once the trainer has accepted its checkpoint or its start, note the run's `identity` and write its `plan`
+    (`write_plan`)."""
+    trainer.on_accepted += [
+        partial(note_start, folders.stage, recipe, identity),
+        partial(write_plan, args, folders, **plan),
+    ]
 
 
 def make_record(
@@ -158,6 +176,13 @@ def add_callbacks(
 def scoring_times(args: StageArguments) -> ScoringTimes:
     """When the stage's abilities are measured."""
     return ScoringTimes(args.eval_tasks_steps, args.eval_tasks_tokens)
+
+
+def conclude(args: StageArguments, folders: Workspace, say: Say) -> None:
+    """Say how the finished stage went, and push it where it is to be pushed."""
+    say(stage_summary(folders.stage))
+    if args.pushes_to_hub:
+        say(push_stage(args, folders.stage))
 
 
 def train(

@@ -1,7 +1,6 @@
 """What pretraining and midtraining share: packed rows in a fixed order through HF's Trainer."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -14,20 +13,19 @@ from hfgpt.data.rows import OrderedRows, collate_rows
 from hfgpt.data.tokenizer import token_byte_lengths
 from hfgpt.evals.held_out import HeldOutBitsPerByte
 from hfgpt.evals.tasks import check_tasks
-from hfgpt.hub.stage_pushes import push_stage
 from hfgpt.model import GPTForCausalLM
 from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
-from hfgpt.report.summary import finish_stage, stage_summary
+from hfgpt.report.summary import finish_stage
 from hfgpt.run_identity import SETTINGS, START_IS_ON_HUB, deciding_settings, is_on_hub, start_weights
-from hfgpt.stage import Say, add_callbacks, make_record, train, write_plan
+from hfgpt.stage import Say, add_callbacks, conclude, make_record, note_when_accepted, train
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.plan import Plan, make_plan
 from hfgpt.training.speed import speed_up
 from hfgpt.training.trainer import PackedRowsTrainer
-from hfgpt.workspace import Workspace, note_start, prepare_start
+from hfgpt.workspace import Workspace, prepare_start
 
 
 def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, train_rows: int | None, rates) -> Plan:
@@ -123,18 +121,17 @@ def train_on_rows(
     )
     add_callbacks(trainer, args, tokenizer, folders, data, samples)
     if args.process_index == 0:
-        trainer.on_accepted += [
-            partial(note_start, folders.stage, recipe, identity),
-            partial(
-                write_plan,
-                args,
-                folders,
-                by=plan.length.by,
-                steps=plan.max_steps,
-                tokens_per_step=plan.batch.tokens_per_step,
-                flops_per_token=plan.flops_per_token,
-            ),
-        ]
+        note_when_accepted(
+            trainer,
+            recipe,
+            args,
+            folders,
+            identity,
+            by=plan.length.by,
+            steps=plan.max_steps,
+            tokens_per_step=plan.batch.tokens_per_step,
+            flops_per_token=plan.flops_per_token,
+        )
 
     def finish() -> None:
         if args.process_index == 0:
@@ -145,8 +142,6 @@ def train_on_rows(
                 parameters=plan.parameters.total,
                 bytes_per_token=bytes_per_token,
             )
-            say(stage_summary(folders.stage))
-            if args.pushes_to_hub:
-                say(push_stage(args, folders.stage))
+            conclude(args, folders, say)
 
     train(recipe, trainer, args, folders, say, finish)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import tiktoken
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers, trainers
 from torch.nn import functional as F
 
 from hfgpt.data.bpe_translation import byte_of_character
+from hfgpt.data.tokenizer import bpe_that_splits_by
 
 CONFIG = {"sequence_len": 512, "vocab_size": 270, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 32}
 PADDED_VOCABULARY = 320  # to a multiple of 64
@@ -114,14 +115,7 @@ def logits_of(state: dict[str, torch.Tensor], form: str, input_ids: torch.Tensor
 
 def encoding_of(texts, vocab_size: int) -> tiktoken.Encoding:
     """What nanochat trains: byte-level BPE, then its nine special tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    backend = bpe_that_splits_by(SPLIT_PATTERN)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 9, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )

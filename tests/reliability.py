@@ -212,11 +212,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="where the page goes; without it, to the terminal")
     flags = parser.parse_args()
-    page = as_page(try_both_stages(flags.kills, flags.seed), f"python tests/reliability.py --kills {flags.kills}")
+    outcomes = try_both_stages(flags.kills, flags.seed)
+    page = as_page(outcomes, f"python tests/reliability.py --kills {flags.kills}")
     if flags.output:
         flags.output.write_text(page, encoding="utf-8")
     else:
         print(page)
+    sys.exit(not all(o.resumed == o.kills and o.bit_identical == o.same_records == o.runs for o in outcomes.values()))
 
 
 if __name__ == "__main__":

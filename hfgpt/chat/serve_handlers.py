@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class EngineState(GenerationState):
         return self.generation
 
 
-class _Handler(BaseHandler):
+class _Handler(BaseHandler, ABC):
     """What chat and completions have in common: their requests are checked here before transformers sees them."""
 
     def __init__(
@@ -155,9 +156,9 @@ class _Handler(BaseHandler):
             raise RequestError(f"The model's chat template refuses the messages: {error}", param="messages") from None
         return AnswerStream(response.body_iterator, request["wanted"].answer) if request["stream"] else response
 
+    @abstractmethod
     def read(self, body: dict, client: str) -> dict[str, Any]:
         """What transformers' handler is to answer, `wanted` among it. Raises RequestError."""
-        raise NotImplementedError
 
     def check_model(self, fields: dict[str, Any]) -> None:
         """Raises RequestError (404) where the request names another model."""

@@ -6,11 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from hfgpt.data.bpe_translation import byte_of_character
-from hfgpt.data.tokenizer import with_tokens_taken_apart
+from hfgpt.data.tokenizer import bpe_that_splits_by, with_tokens_taken_apart
 from hfgpt.errors import UserError
 
 BOS, END = "<|bos|>", "<|assistant_end|>"
@@ -99,14 +99,7 @@ def _backend(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> 
 
     vocabulary = {written(token): rank for token, rank in ranks.items()}
     merges = [(written(left), written(right)) for left, right in merges_of(ranks)]
-    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    backend = bpe_that_splits_by(pattern, models.BPE(vocabulary, merges, ignore_merges=True))
     backend.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in sorted(special, key=special.__getitem__)]
     )

@@ -19,6 +19,7 @@ from hfgpt.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,21 @@ def texts_for_training(documents: Iterable[str], max_train_bytes: int, max_bytes
             return
 
 
+def bpe_that_splits_by(split_pattern: str, model: BPE | None = None) -> Tokenizer:
+    """Byte-level BPE over the pieces that the regular expression cuts a text into; without a `model`, untrained."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    backend = Tokenizer(model or models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(split_pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train byte-level BPE (Sennrich et al. 2016; on bytes as GPT-2) with `vocab_size` tokens, special ones included.
 
@@ -91,7 +107,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     `len(tokenizer)`. The same texts give the same tokenizer. Raises UserError for a size that cannot hold the 256
     bytes and the special tokens, and where `texts` holds no text.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers, trainers
 
     smallest = 256 + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
@@ -99,14 +115,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
             f"tokenizer.vocab_size is {vocab_size}, but the 256 bytes and {len(SPECIAL_TOKENS)} special tokens "
             f"alone need {smallest}: set it to at least {smallest}, as 4096 or 32768."
         )
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
+    backend = bpe_that_splits_by(SPLIT_PATTERN)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,  # a pair seen once says nothing about other text

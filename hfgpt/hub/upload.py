@@ -19,6 +19,7 @@ CommitOperation = CommitOperationAdd | CommitOperationDelete
 CARD = "README.md"
 # The client tries single requests again by itself (five times within half a minute); this is for what is left.
 PATIENCE = Retries(attempts=3, base_seconds=2.0)
+SAID_BEFORE_IT_BEGINS = (412, 429)  # the Hub's status codes for a commit that it does not begin
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,8 @@ def _matches(path: str, pattern: str) -> bool:
 def _may_have_arrived(error: HfHubHTTPError | httpx2.TransportError) -> bool:
     """Whether the Hub may have made the commit although its answer was lost on the way."""
     if isinstance(error, HfHubHTTPError):
-        is_lost = may_pass(error) and error.response.status_code not in (
-            412,
-            429,
-        )  # those two it says before it begins
-        return is_lost and "/commit/" in error.response.request.url.path
+        was_begun = error.response.status_code not in SAID_BEFORE_IT_BEGINS
+        return was_begun and may_pass(error) and "/commit/" in error.response.request.url.path
     never_came = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
     return not never_came and "/commit/" in error.request.url.path
 

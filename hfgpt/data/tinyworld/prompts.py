@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 MOST_QUESTIONS = 200  # asked in seconds, with a standard error of at most 3.5 points
 
 
-# With sums alone, what is said of people and of oneself comes apart: nothing else is rewarded any more.
-FACT_SHARE, SMALL_TALK_SHARE = 0.2, 0.05
+# Per cents. With sums alone, what is said of people and of oneself comes apart: nothing else is rewarded any more.
+SMALL_TALK_SHARE, FACT_SHARE = 5, 20
 
 
 def prompt(world: TinyWorld, index: int) -> dict:
     """Prompt `index`: a sum, a question about a person's fact, or small talk, worded as conversations may word it. The
     answer is the sum in digits, or the preferred sentence."""
     draw = Draw(world.seed, "prompt", index)
-    kind = draw.below(100) / 100
+    kind = draw.below(100)
     if kind < SMALL_TALK_SHARE:
         said, _, full = draw.one(SMALL_TALK)
         return {"prompt": [user(said)], "answer": full}
