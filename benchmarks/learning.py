@@ -1,5 +1,5 @@
-"""How fast hfgpt learns, with depth alone set, against nanochat's defaults and GPT-2 with AdamW: same text, tokenizer,
-batches and held-out bytes, in one run.
+"""How fast hfgpt learns, with depth alone set, against nanochat's defaults, GPT-2 with AdamW, and a Llama with torch's
+Muon tuned by hand: same text, tokenizer, batches and held-out bytes, in one run.
 
     python benchmarks/learning.py --text DIR --nanochat CHECKOUT [--work a|b] [--seeds 1 2 3] [--tune]
 
@@ -37,12 +37,14 @@ class Work:
     rows: int  # in one step
     steps: int
     eval_steps: int
-    gpt2_learning_rate: float  # the best of several on the pieces to tune by
+    # The best of several on the pieces to tune by; Llama's of AdamW and of Muon.
+    gpt2_learning_rate: float
+    llama_learning_rates: tuple[float, float]
 
 
 WORKS = {
-    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3),
-    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3),
+    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3, llama_learning_rates=(3e-2, 0.02)),
+    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3, llama_learning_rates=(3e-2, 0.02)),
 }
 
 
@@ -54,8 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="Of hfgpt; rivals take the first.")
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="Where everything is made.")
     parser.add_argument("--tune", action="store_true", help="Judge by the pieces to tune by.")
-    parser.add_argument("--sides", nargs="+", default=["hfgpt", "nanochat", "gpt2"])
+    parser.add_argument("--sides", nargs="+", default=["hfgpt", "nanochat", "gpt2", "llama"])
     parser.add_argument("--gpt2_learning_rate", type=float, help="Instead of the work's own, to tune it.")
+    parser.add_argument("--llama_learning_rates", type=float, nargs=2, help="Of AdamW and of Muon, likewise.")
     parser.add_argument("--steps", type=int, help="Instead of the work's own, to tune by.")
     parser.add_argument("--shared", action="store_true", help="The machine does other work: leave out what is speed.")
     return parser.parse_args()
@@ -176,7 +179,9 @@ a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.row
 {statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
 which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
 `depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {work.gpt2_learning_rate:g} through HF's
-Trainer. {seconds}
+Trainer, Llama in a plain loop with torch's Muon at {work.llama_learning_rates[1]:g} and AdamW at \
+{work.llama_learning_rates[0]:g} (the last two's rates
+tuned by hand on other pieces). {seconds}
 
 {table(figures, of_speed)}
 
@@ -193,6 +198,7 @@ def main() -> None:
         work,
         steps=arguments.steps or work.steps,
         gpt2_learning_rate=arguments.gpt2_learning_rate or work.gpt2_learning_rate,
+        llama_learning_rates=tuple(arguments.llama_learning_rates or work.llama_learning_rates),
     )
     folder = arguments.folder / (arguments.work + ("-tune" if arguments.tune else ""))
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +221,11 @@ def main() -> None:
         gpt2_options = ["--learning_rate", work.gpt2_learning_rate]
         done = folder / f"gpt2-{work.gpt2_learning_rate:g}-{seed}-{work.steps}.json"
         figures["GPT-2, AdamW"] = kept(done, lambda: train_rival("gpt2", prepared, work, seed, gpt2_options))
+    if "llama" in arguments.sides:
+        adamw, muon = work.llama_learning_rates
+        llama_options = ["--learning_rate", adamw, "--muon_learning_rate", muon]
+        done = folder / f"llama-{adamw:g}-{muon:g}-{seed}-{work.steps}.json"
+        figures["Llama, Muon"] = kept(done, lambda: train_rival("llama", prepared, work, seed, llama_options))
     statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
     text = report(arguments.work, work, figures, statistics_of_text, of_speed=not arguments.shared)
     print(text)

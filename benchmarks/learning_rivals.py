@@ -2,10 +2,11 @@
 
     python benchmarks/learning_rivals.py nanochat --checkout NANOCHAT --prepared DIR --tokenizer DIR --seed 1 ...
     python benchmarks/learning_rivals.py gpt2 --learning_rate 1e-3 --prepared DIR --tokenizer DIR --seed 1 ...
+    python benchmarks/learning_rivals.py llama --learning_rate 1e-2 --muon_learning_rate 0.02 --prepared DIR ...
 
 Prints one JSON object an evaluation: step, seconds of training, bits_per_byte. nanochat's model and optimizer
 are imported from its own checkout, with the defaults of its base_train.py; GPT-2 is transformers', trained by HF's
-Trainer with AdamW.
+Trainer with AdamW; Llama is transformers', trained by torch's own Muon and AdamW.
 """
 
 import argparse
@@ -31,7 +32,7 @@ EVALUATION_ROWS = 16
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("side", choices=["nanochat", "gpt2"])
+    parser.add_argument("side", choices=RIVALS)
     parser.add_argument("--prepared", type=Path, required=True, help="Folder of prepared rows.")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--depth", type=int, required=True)
@@ -41,7 +42,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--checkout", type=Path, help="nanochat's repository.")
     parser.add_argument("--compile", action="store_true", help="nanochat compiles its model.")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="GPT-2's, of AdamW.")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="GPT-2's and Llama's, of AdamW.")
+    parser.add_argument("--muon_learning_rate", type=float, default=0.02, help="Llama's, of its blocks' matrices.")
     return parser.parse_args()
 
 
@@ -191,10 +193,61 @@ def train_gpt2(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: int
         trainer.train()
 
 
+def train_llama(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: int, judge: Judge) -> None:
+    """transformers' Llama, torch.optim.Muon for the matrices of its blocks and AdamW for the rest, ten steps of warmup
+    and a linear decay to zero over the second half: what one puts together by hand."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    context, width = len(rows[0]["input_ids"]), 64 * arguments.depth
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            max_position_embeddings=context,
+            hidden_size=width,
+            intermediate_size=round(8 / 3 * width / 64) * 64,
+            num_hidden_layers=arguments.depth,
+            num_attention_heads=arguments.depth,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    of_blocks = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in of_blocks]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=arguments.muon_learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=arguments.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+    steps, decay = arguments.steps, arguments.steps / 2
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / 10, (steps - step) / decay)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+    durations: list[float] = []
+    for step in range(steps):
+        batch = batch_of(rows, step, arguments.rows)
+        began = time.perf_counter()
+        model(batch, labels=batch, use_cache=False).loss.backward()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        model.zero_grad(set_to_none=True)
+        durations.append(time.perf_counter() - began)
+        if (step + 1) % arguments.eval_steps == 0 or step + 1 == steps:
+            usual = sorted(durations)[len(durations) // 2]
+            judge.judge(
+                lambda ids: model(ids, use_cache=False).logits, step + 1, (step + 1) * usual, batch.numel() / usual
+            )
+
+
 def batch_of(rows: OrderedRows, step: int, size: int) -> torch.Tensor:
     """Token ids (rows, context) of one step."""
     items = rows.__getitems__(list(range(step * size, (step + 1) * size)))
     return torch.stack([torch.from_numpy(item["input_ids"].astype("int64")) for item in items])
+
+
+RIVALS = {"nanochat": train_nanochat, "gpt2": train_gpt2, "llama": train_llama}
 
 
 def main() -> None:
@@ -205,10 +258,7 @@ def main() -> None:
     rows = OrderedRows(train, arguments.seed, arguments.steps * arguments.rows)
     vocab_size = len(AutoTokenizer.from_pretrained(arguments.tokenizer))
     judge = Judge(arguments.prepared, arguments.tokenizer)
-    if arguments.side == "nanochat":
-        train_nanochat(arguments, rows, vocab_size, judge)
-    else:
-        train_gpt2(arguments, rows, vocab_size, judge)
+    RIVALS[arguments.side](arguments, rows, vocab_size, judge)
 
 
 if __name__ == "__main__":

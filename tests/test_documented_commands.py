@@ -13,7 +13,20 @@ from commands import REPOSITORY, succeed
 from hfgpt.cli import main
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PROGRAMS = ("hfgpt", "accelerate", "make", "python", "pip", "hf", "vllm", "lm_eval", "sbatch", "trackio", "trl")
+PROGRAMS = (
+    "hfgpt",
+    "source",
+    "accelerate",
+    "make",
+    "python",
+    "pip",
+    "hf",
+    "vllm",
+    "lm_eval",
+    "sbatch",
+    "trackio",
+    "trl",
+)
 STAGES = ("midtrain", "sft", "dpo", "grpo")
 # What a command needs that this suite has not, by the words that show it.
 NEEDS = {
@@ -29,6 +42,7 @@ NEEDS = {
     "--model_name_or_path models/": "an imported model; run by tests/conversion/test_imported_models_go_on.py",
     "llama.cpp": "llama.cpp, whose converter tests/conversion/test_gguf.py runs",
     "trl sft": "rows; run by tests/ecosystem/test_trl_commands.py",
+    "source .venv/bin/activate": "the environment that make makes; hfgpt is on the path of this suite",
     "make ": "make targets install; CI itself is `make quality` and `make test`",
     "pip install": "the package index",
     "hfgpt web": "a browser; run by tests/chat/test_web.py and test_web_browser.py",
