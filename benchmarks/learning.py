@@ -43,8 +43,8 @@ class Work:
 
 
 WORKS = {
-    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3, llama_learning_rates=(3e-2, 0.02)),
-    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3, llama_learning_rates=(3e-2, 0.02)),
+    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3, llama_learning_rates=(5e-2, 0.015)),
+    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3, llama_learning_rates=(5e-2, 0.015)),
 }
 
 
