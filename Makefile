@@ -3,40 +3,47 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEV    := $(VENV)/.installed-dev
 
-.PHONY: install demo test test-fast style quality docs audit bench clean
+.PHONY: install install-dev demo test test-fast style quality docs audit bench clean
 
+# What using hfgpt takes, and what working on it takes besides.
 install: $(STAMP)
+install-dev: $(DEV)
 
 # torch comes first and pinned: a range would fetch another build.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster,web,serve,peft]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[track,web,serve,peft]"
 	touch $(STAMP)
+
+$(DEV): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,track,cluster,web,serve,peft]"
+	touch $(DEV)
 
 # Text to a chat model on this machine, in minutes: every stage, its scores before and after, and what each can do.
 demo: install
 	$(BIN)/hfgpt run recipes/tiny.yaml --overwrite
 
 # Two tests at a time, each with its share of the cores.
-test: install
+test: install-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: install
+test-fast: install-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-style: install
+style: install-dev
 	$(BIN)/ruff format hfgpt tests benchmarks docs/*.py
 	$(BIN)/ruff check --fix hfgpt tests benchmarks docs/*.py
 
-quality: install
+quality: install-dev
 	$(BIN)/ruff format --check hfgpt tests benchmarks docs/*.py
 	$(BIN)/ruff check hfgpt tests benchmarks docs/*.py
 	$(BIN)/mypy
 
 # The site of docs/ into site/, with the reference of every key made anew; a link that leads nowhere fails it.
-docs: install
+docs: install-dev
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/mkdocs build --strict
 
@@ -46,7 +53,7 @@ audit:
 	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 # Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
-bench: install
+bench: install-dev
 	$(BIN)/python benchmarks/data_loading.py
 	$(BIN)/python benchmarks/decoding.py --compile
 	@test -n "$(TEXT)" || echo "make bench TEXT=folder measures tokenization and preparation too"
