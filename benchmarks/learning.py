@@ -39,12 +39,12 @@ class Work:
     eval_steps: int
     # The best of several on the pieces to tune by; Llama's of AdamW and of Muon.
     gpt2_learning_rate: float
-    llama_learning_rates: tuple[float, float]
+    llama_rates: tuple[float, float]
 
 
 WORKS = {
-    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3, llama_learning_rates=(5e-2, 0.015)),
-    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3, llama_learning_rates=(5e-2, 0.015)),
+    "a": Work(depth=4, rows=8, steps=200, eval_steps=20, gpt2_learning_rate=1e-3, llama_rates=(5e-2, 0.015)),
+    "b": Work(depth=6, rows=8, steps=1953, eval_steps=100, gpt2_learning_rate=1e-3, llama_rates=(5e-2, 0.015)),
 }
 
 
@@ -179,8 +179,8 @@ a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.row
 {statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
 which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
 `depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {work.gpt2_learning_rate:g} through HF's
-Trainer, Llama in a plain loop with torch's Muon at {work.llama_learning_rates[1]:g} and AdamW at \
-{work.llama_learning_rates[0]:g} (the last two's rates
+Trainer, Llama in a plain loop with torch's Muon at {work.llama_rates[1]:g} and AdamW at \
+{work.llama_rates[0]:g} (the last two's rates
 tuned by hand on other pieces). {seconds}
 
 {table(figures, of_speed)}
@@ -198,7 +198,7 @@ def main() -> None:
         work,
         steps=arguments.steps or work.steps,
         gpt2_learning_rate=arguments.gpt2_learning_rate or work.gpt2_learning_rate,
-        llama_learning_rates=tuple(arguments.llama_learning_rates or work.llama_learning_rates),
+        llama_rates=tuple(arguments.llama_learning_rates or work.llama_rates),
     )
     folder = arguments.folder / (arguments.work + ("-tune" if arguments.tune else ""))
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def main() -> None:
         done = folder / f"gpt2-{work.gpt2_learning_rate:g}-{seed}-{work.steps}.json"
         figures["GPT-2, AdamW"] = kept(done, lambda: train_rival("gpt2", prepared, work, seed, gpt2_options))
     if "llama" in arguments.sides:
-        adamw, muon = work.llama_learning_rates
+        adamw, muon = work.llama_rates
         llama_options = ["--learning_rate", adamw, "--muon_learning_rate", muon]
         done = folder / f"llama-{adamw:g}-{muon:g}-{seed}-{work.steps}.json"
         figures["Llama, Muon"] = kept(done, lambda: train_rival("llama", prepared, work, seed, llama_options))
