@@ -165,6 +165,12 @@ def report(
     spread = f" (standard deviation {statistics.stdev(ours):.4f})" if len(ours) > 1 else ""
     mean = f"Mean of hfgpt's {len(ours)} seeds: {statistics.mean(ours):.4f} bits per byte{spread}." if ours else ""
     held_out = statistics_of_text["validation"]
+    adamw, muon = work.llama_rates
+    rivals = {
+        "nanochat": "nanochat with its defaults (compiled)",
+        "GPT-2, AdamW": f"GPT-2 with AdamW at {work.gpt2_learning_rate:g} through HF's Trainer",
+        "Llama, Muon": f"Llama in a plain loop with torch's Muon at {muon:g} and AdamW at {adamw:g}",
+    }
     seconds = (
         "Seconds are tokens over the median speed, without compilation and evaluations."
         if of_speed
@@ -178,10 +184,8 @@ Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, contex
 a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens, of
 {statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
 which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
-`depth` alone set, nanochat with its defaults (compiled), GPT-2 with AdamW {work.gpt2_learning_rate:g} through HF's
-Trainer, Llama in a plain loop with torch's Muon at {work.llama_rates[1]:g} and AdamW at \
-{work.llama_rates[0]:g} (the last two's rates
-tuned by hand on other pieces). {seconds}
+`depth` alone set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. Rates of GPT-2 and Llama are
+the best of several on other held-out pieces. {seconds}
 
 {table(figures, of_speed)}
 
