@@ -10,7 +10,8 @@ Starts from the stage before it. pass@1 and pass@k on held-out prompts are measu
 import sys
 from collections.abc import Callable
 
-from transformers import set_seed
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import GRPOTrainer
 
 from hfgpt.chat_stage import WithoutCard, begin, load_start, plan_in_words, refusals_of, run_to_the_end
@@ -21,7 +22,7 @@ from hfgpt.recipe import load_recipe
 from hfgpt.stage import is_done, scoring_times, speaker
 from hfgpt.training.chat_arguments import GrpoArguments, lora_config
 from hfgpt.training.mixin import RecordedTrainer
-from hfgpt.training.rewards import correct_answer, sum_is_right
+from hfgpt.training.rewards import correct_answer, stated_number, sum_is_right
 from hfgpt.workspace import workspace
 
 STAGE = "grpo"
@@ -51,6 +52,11 @@ def main(argv: list[str]) -> None:
         )
     prompts = split_prompts(args.source(data), tokenizer, room, args.max_rows, args.self_play)
     say(prompts.summary())
+    if cut_off := longer_answers(prompts.train, tokenizer, args.max_completion_length):
+        say(
+            f"{len(cut_off):,} answers, such as {cut_off[0]!r}, do not fit into max_completion_length "
+            f"{args.max_completion_length}: they are never right, and what is never rewarded may be unlearned."
+        )
     rates = args.fill_rates(model.config.to_dict())
     say(plan_in_words(args, model, len(prompts.train) * args.num_generations, 0, rates))
     reward: Callable[..., list[float | None]] = sum_is_right if args.self_play else correct_answer  # type: ignore
@@ -92,6 +98,16 @@ def main(argv: list[str]) -> None:
             )
         )
     run_to_the_end(recipe, args, folders, trainer, say)
+
+
+def longer_answers(prompts: Dataset, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+    """The distinct answers in words that take more than `room` tokens with their `<|end|>`. A number may stand at the
+    end of an answer of any length."""
+    if "answer" not in prompts.column_names:
+        return []
+    in_words = sorted({str(answer) for answer in prompts["answer"] if stated_number(str(answer)) is None})
+    lengths = [len(ids) for ids in tokenizer(in_words, add_special_tokens=False)["input_ids"]] if in_words else []
+    return [answer for answer, length in zip(in_words, lengths, strict=True) if length + 1 > room]
 
 
 if __name__ == "__main__":

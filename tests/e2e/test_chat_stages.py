@@ -178,8 +178,10 @@ def test_dpo_leaves_out_pairs_that_do_not_fit_and_says_so(stage, tmp_path, capsy
 
 
 @pytest.mark.parametrize("flags", [(), ("--self_play",)], ids=["prompts", "self-play"])
-def test_grpo_measures_pass_at_k_before_and_after(stage, flags):
+def test_grpo_measures_pass_at_k_and_says_which_answers_it_cuts_off(stage, flags, capsys):
     folder = stage("grpo", *flags)
+    said = "'I am a tiny model of a tiny world.', do not fit into max_completion_length 8" in capsys.readouterr().out
+    assert said != bool(flags)  # self-play has no answers
     scores = read_scores(folder)
     assert set(scores) == {0, 2}
     for results in scores.values():

@@ -4,9 +4,14 @@ import json
 import math
 
 import pytest
+import yaml
 from commands import PROGRAMS, run, succeed
+from transformers import AutoTokenizer
 
+from hfgpt.data.tinyworld import TinyWorld
+from hfgpt.data.tinyworld.chat_phrasings import SMALL_TALK
 from hfgpt.evals.scores import read_scores
+from hfgpt.model import GPTForCausalLM
 from hfgpt.training.record import read_records
 
 pytestmark = pytest.mark.slow
@@ -169,7 +174,48 @@ def test_grpo_raises_how_often_a_sampled_sum_is_right(tiny_run):
     folder, _ = tiny_run
     scores = read_scores(folder / "grpo")
     before, after = scores[0]["pass_at_k"], scores[max(scores)]["pass_at_k"]
-    assert after["pass@1"] > before["pass@1"] + 0.1
+    assert after["pass@1"] > before["pass@1"] + 0.05  # two standard errors
+
+
+def test_every_answer_that_grpo_rewards_fits_into_a_completion(tiny_run):
+    """One that is cut off is never right, and what is never rewarded comes apart."""
+    folder, _ = tiny_run
+    recipe = yaml.safe_load((folder / "grpo" / "recipe.yaml").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    world = TinyWorld(recipe["data"]["tinyworld_people"], recipe["data"]["seed"])
+    longest = max(
+        len(tokenizer(row["answer"])["input_ids"]) for row in world.prompts(2000)
+    )  # with <|bos|>, for <|end|>
+    assert longest <= recipe["grpo"]["max_completion_length"]
+
+
+CONVERSATION = (
+    *("What is 3 plus 4?", "Thank you.", "Who are you?", "Where does Halia Ashfield live?", "What is 2 plus 2?"),
+    *("Thank you.", "Hello!", "What is your name?"),
+)
+
+
+def test_its_chat_models_keep_to_the_question_when_talk_turns(tiny_run):
+    """Small talk after a sum is answered by small talk, a question about a person by a fact: never sums for ever."""
+    folder, _ = tiny_run
+    right = {said: set(answers) for said, *answers in SMALL_TALK}
+    right["Where does Halia Ashfield live?"] = {"Bridgeton.", "The home of Halia Ashfield is in Bridgeton."}
+    for stage in ("sft", "dpo", "grpo"):
+        model = GPTForCausalLM.from_pretrained(folder / stage)
+        tokenizer = AutoTokenizer.from_pretrained(folder / stage)
+        messages: list[dict] = []
+        wrong = []
+        for question in CONVERSATION:
+            messages.append({"role": "user", "content": question})
+            batch = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            output = model.generate(**batch, max_new_tokens=40, do_sample=False)
+            answer = tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            messages.append({"role": "assistant", "content": answer})
+            if question in right and answer not in right[question]:
+                wrong.append((question, answer))
+        assert len(wrong) <= 1, (stage, wrong)
 
 
 def test_the_run_ends_with_a_table_of_abilities(tiny_run):

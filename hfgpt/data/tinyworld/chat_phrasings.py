@@ -100,12 +100,14 @@ SUM_QUESTIONS = (
 SUM_ANSWERS = {False: ("{c}.", "The sum is {c}."), True: ("{wc}.", "The sum is {wc}.")}  # in words: brief, full
 SELF_PLAY_REQUESTS = ("Tell me a sum.", "Make a sum and tell me what it is.", "Give me two numbers and their sum.")
 
-SMALL_TALK = (  # what is said, brief answer, full answer
+# What is said, brief answer, full answer. No full answer begins with the brief one: to prefer it would be to prefer
+# that an answer goes on, and after fifty steps of DPO none would end.
+SMALL_TALK = (
     ("Who are you?", "A tiny model.", "I am a tiny model of a tiny world."),
     ("What is your name?", "hfgpt.", "My name is hfgpt."),
-    ("Hello!", "Hello!", "Hello! Ask me about the people of the valley."),
-    ("Good morning!", "Good morning!", "Good morning! Ask me about the people of the valley."),
-    ("Thank you.", "You are welcome.", "You are welcome. Ask me more."),
+    ("Hello!", "Hello!", "I am glad to see you."),
+    ("Good morning!", "Good morning!", "I wish you a good morning."),
+    ("Thank you.", "You are welcome.", "I am glad to help you."),
 )
 BRIEFLY, IN_A_SENTENCE = "Answer briefly.", "Answer in a whole sentence."
 INTRODUCTION = "You are a tiny model of a tiny world."

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfgpt.data.tinyworld import chat_questions, sums
-from hfgpt.data.tinyworld.chat_phrasings import SELF_PLAY_REQUESTS, SMALL_TALK, SUM_ANSWERS
-from hfgpt.data.tinyworld.conversations import user
+from hfgpt.data.tinyworld.chat_phrasings import SELF_PLAY_REQUESTS, SUM_ANSWERS
+from hfgpt.data.tinyworld.conversations import earlier_turns, small_talk, user
 from hfgpt.data.tinyworld.draw import Draw
 from hfgpt.data.tinyworld.phrasings import ATTRIBUTES
 
@@ -18,7 +18,8 @@ MOST_QUESTIONS = 200  # asked in seconds, with a standard error of at most 3.5 p
 
 
 # Per cents. With sums alone, what is said of people and of oneself comes apart: nothing else is rewarded any more.
-SMALL_TALK_SHARE, FACT_SHARE = 5, 20
+SMALL_TALK_SHARE, FACT_SHARE = 8, 20
+LATER_SHARE = 0.5  # of the small talk: what something precedes; without it, sums are followed by sums again
 
 
 def prompt(world: TinyWorld, index: int) -> dict:
@@ -27,8 +28,9 @@ def prompt(world: TinyWorld, index: int) -> dict:
     draw = Draw(world.seed, "prompt", index)
     kind = draw.below(100)
     if kind < SMALL_TALK_SHARE:
-        said, _, full = draw.one(SMALL_TALK)
-        return {"prompt": [user(said)], "answer": full}
+        said = small_talk(draw)
+        before = earlier_turns(world, draw, most=1) if draw.chance(LATER_SHARE) else []
+        return {"prompt": [*before, user(said.text)], "answer": said.full}
     if kind < SMALL_TALK_SHARE + FACT_SHARE:
         person, attribute = draw.one(world.conversation_people), draw.one(ATTRIBUTES)
         wordings = chat_questions.fact_wordings(world.seed, person.name, attribute.name)
