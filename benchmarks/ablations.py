@@ -9,6 +9,7 @@ Writes benchmarks/ablations.md and .json.
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -64,12 +65,18 @@ def flops_of_base(recipe: Path, folder: Path, depth: int, steps: int) -> float:
 
 
 def losses_of(name: str, recipe: Path, folder: Path, depth: int, flops: float, seeds: list[int]) -> list[float]:
-    """Held-out bits per byte of one ablation at one depth, a seed each."""
+    """Held-out bits per byte of one ablation at one depth, a seed each; empty where a run's loss grew until its guards
+    stopped it."""
     sweep = f"d{depth}-{name.replace(' ', '-')}"
     options = ["--output_root", folder, "--name", sweep, "--depth", depth, "--torch_compile", "false"]
     # One evaluation, at the end; and a length of its own, for the FLOPs that all get.
     options += ["--target_flops", f"{flops:.6e}", "--max_steps", -1, "--eval_steps", 10**9]
-    run([*HFGPT, "sweep", recipe, *options, *ABLATIONS[name], "--data.seed", *seeds])
+    try:
+        run([*HFGPT, "sweep", recipe, *options, *ABLATIONS[name], "--data.seed", *seeds])
+    except SystemExit as failure:
+        if "guard_limit" not in str(failure):
+            raise
+        return []
     table = json.loads((folder / f"{recipe.stem}-{sweep}" / "sweep.json").read_text(encoding="utf-8"))
     return [row["val_bits_per_byte"] for row in table["runs"]]
 
@@ -81,18 +88,21 @@ def report(losses: Losses, arguments: argparse.Namespace) -> str:
     base = {depth: statistics.mean(losses[BASE][depth]) for depth in depths}
     lines.append(f"| {BASE} | " + " | ".join(f"{base[depth]:.4f}" for depth in depths) + " |")
     changes = {
-        name: {depth: statistics.mean(values) - base[depth] for depth, values in by_depth.items()}
+        name: {
+            depth: statistics.mean(values) - base[depth] if values else math.inf for depth, values in by_depth.items()
+        }
         for name, by_depth in losses.items()
         if name != BASE
     }
     for name, by_depth in sorted(changes.items(), key=lambda item: -max(item[1].values())):
-        cells = " | ".join(f"{by_depth[depth]:+.4f}" for depth in depths)
+        cells = " | ".join("diverged" if math.isinf(by_depth[d]) else f"{by_depth[d]:+.4f}" for d in depths)
         lines.append(f"| `{' '.join(ABLATIONS[name])}` | {cells} |")
     spread = max(statistics.stdev(values) for values in losses[BASE].values())
     return f"""# Ablations
 
 `python benchmarks/ablations.py --text DIR --depths {" ".join(map(str, depths))} --seeds \
-{" ".join(map(str, arguments.seeds))} --steps {arguments.steps}`
+{" ".join(map(str, arguments.seeds))} --steps {arguments.steps}\
+{" --only " + " ".join(arguments.only) if arguments.only else ""}`
 
 Bits per byte on held-out pieces, mean of {len(arguments.seeds)} seeds, after the FLOPs of {arguments.steps} steps of
 {WORKS["a"].rows * CONTEXT:,} tokens; below the first row the change, more is worse. The seeds of the first row differ

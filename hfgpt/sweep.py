@@ -4,6 +4,7 @@ over."""
 
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -172,9 +173,10 @@ def _root_of_shared(recipe: Recipe, output_root: Path, folder: Path) -> Path:
 
 
 def _last_sentence(said: str) -> str:
-    """Our own sentence, or else the last line."""
+    """Our own sentence, which may follow a progress bar on its line, or else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing was said"]
-    return next((line.removeprefix("hfgpt: ") for line in reversed(lines) if line.startswith("hfgpt: ")), lines[-1])
+    ours = [found[1] for line in lines if (found := re.search(r"(?:^|\])hfgpt: (.+)", line))]
+    return (ours or lines)[-1]
 
 
 def _finish(complete: list[SweepRun], failures: list[Failure], folder: Path, command: str) -> int:

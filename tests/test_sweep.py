@@ -8,6 +8,7 @@ from commands import run, succeed
 
 from hfgpt.cli import main
 from hfgpt.recipe import split_flags
+from hfgpt.sweep import _last_sentence
 from hfgpt.sweep_grid import plan_runs, split_grid
 from hfgpt.training.record import read_records
 
@@ -147,3 +148,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(recipe, tmp_path):
     kept = [path.read_bytes() for path in (tmp_path / "small-sweep").rglob("*") if path.is_file()]
     assert not any(b"hf_secret" in content for content in kept)
     assert "hf_secret" not in stopped.stdout + stopped.stderr + failed.stdout + failed.stderr
+
+
+def test_the_sentence_of_a_failed_run_is_found_behind_its_progress_bar():
+    bar = " 43%|####      | 86/200 [00:28<00:37,  3.05it/s]"
+    said = f"step 80\n\r{bar}\rguard: skip\n{bar}hfgpt: the loss is 15.65 at step 86.\n\r{bar}\n"
+    assert _last_sentence(said) == "the loss is 15.65 at step 86."
+    assert _last_sentence("hfgpt: first\nhfgpt: second\nbye\n") == "second"
+    assert _last_sentence("one\ntwo\n") == "two"
+    assert _last_sentence("") == "nothing was said"
