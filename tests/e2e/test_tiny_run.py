@@ -6,11 +6,13 @@ import math
 import pytest
 import yaml
 from commands import PROGRAMS, run, succeed
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hfgpt.data.tinyworld import TinyWorld
 from hfgpt.data.tinyworld.chat_phrasings import SMALL_TALK
 from hfgpt.evals.scores import read_scores
+from hfgpt.grpo import longer_answers
 from hfgpt.model import GPTForCausalLM
 from hfgpt.training.record import read_records
 
@@ -174,7 +176,7 @@ def test_grpo_raises_how_often_a_sampled_sum_is_right(tiny_run):
     folder, _ = tiny_run
     scores = read_scores(folder / "grpo")
     before, after = scores[0]["pass_at_k"], scores[max(scores)]["pass_at_k"]
-    assert after["pass@1"] > before["pass@1"] + 0.05  # two standard errors
+    assert after["pass@1"] > before["pass@1"] + 0.1
 
 
 def test_every_answer_that_grpo_rewards_fits_into_a_completion(tiny_run):
@@ -183,10 +185,10 @@ def test_every_answer_that_grpo_rewards_fits_into_a_completion(tiny_run):
     recipe = yaml.safe_load((folder / "grpo" / "recipe.yaml").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     world = TinyWorld(recipe["data"]["tinyworld_people"], recipe["data"]["seed"])
-    longest = max(
-        len(tokenizer(row["answer"])["input_ids"]) for row in world.prompts(2000)
-    )  # with <|bos|>, for <|end|>
-    assert longest <= recipe["grpo"]["max_completion_length"]
+    prompts = Dataset.from_list(list(world.prompts(recipe["data"]["tinyworld_prompts"])))
+    room = recipe["grpo"]["max_completion_length"]
+    assert longer_answers(prompts, tokenizer, room) == []
+    assert longer_answers(prompts, tokenizer, room - 1) == ["I am a tiny model of a tiny world."]
 
 
 CONVERSATIONS = (
@@ -218,7 +220,7 @@ def test_its_chat_models_keep_to_the_question_when_talk_turns(tiny_run):
                 messages.append({"role": "assistant", "content": answer})
                 if question in right and answer not in right[question]:
                     wrong.append((question, answer))
-        assert len(wrong) <= 2, (stage, wrong)  # of 8
+        assert len(wrong) <= 1, (stage, wrong)  # of 8
 
 
 def test_the_run_ends_with_a_table_of_abilities(tiny_run):
