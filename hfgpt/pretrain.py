@@ -24,6 +24,8 @@ from hfgpt.recipe import Recipe, load_recipe
 from hfgpt.stage import agree_on_tokens, is_done, speaker
 from hfgpt.text_stage import plan_of, train_on_rows
 from hfgpt.training.arguments import PretrainArguments
+from hfgpt.training.plan import Plan
+from hfgpt.training.rates import bigram_weight_decay
 from hfgpt.workspace import workspace
 
 STAGE = "pretrain"
@@ -52,6 +54,9 @@ def main(argv: list[str]) -> None:
     rates = args.fill_rates(model.config.to_dict())
     plan = plan_of(recipe, args, model, prepared.train_rows, rates)
     say(plan.as_text())
+    decay = bigram_decay(args, model, plan)
+    if decay and plan.epochs:
+        say(f"token pairs decay by {decay:.2g} (bigram_weight_decay): each row is read {plan.epochs:.2f} times")
 
     def rows_of(total_rows: int) -> OrderedRows | StreamedRows:
         if data.streaming:
@@ -74,7 +79,17 @@ def main(argv: list[str]) -> None:
             "rows": prepared.path.name,
             "shuffle_window": data.shuffle_window if data.streaming else None,
         },
+        bigram_weight_decay=decay,
     )
+
+
+def bigram_decay(args: PretrainArguments, model: GPTForCausalLM, plan: Plan) -> float:
+    """The decay of the table of token pairs where its key is null. 0 for a model that brings its pairs along, which
+    this text would make it forget."""
+    has_table = args.uses_muon and model.config.bigram_vocab_size
+    if not has_table or not plan.epochs or args.model_name_or_path or args.bigram_weight_decay is not None:
+        return 0.0
+    return bigram_weight_decay(plan.rates["embedding_learning_rate"], plan.max_steps / plan.epochs, plan.epochs)
 
 
 def new_model(recipe: Recipe, vocab_size: int) -> GPTForCausalLM:

@@ -64,10 +64,12 @@ def train_on_rows(
     validation: Dataset,
     bytes_per_token: float,
     identity: dict[str, Any],
+    bigram_weight_decay: float = 0.0,
 ) -> None:
     """Train `model` as planned on `rows_of(total rows)`, with everything that belongs to a stage, and finish it.
 
     `identity` says which rows these are; with what else decides a step it must stay the same for a run to go on.
+    `bigram_weight_decay` holds where the stage's own key is null; it follows from the length, which may change.
     """
     data = recipe.data
     if not len(validation):
@@ -110,7 +112,7 @@ def train_on_rows(
         preprocess_logits_for_metrics=held_out.reduce,
         compute_metrics=held_out.compute,
     )
-    trainer.record_into(record, rates)
+    trainer.record_into(record, rates, bigram_weight_decay)
     samples = SampleCallback(
         tokenizer,
         args.sample_prompts,

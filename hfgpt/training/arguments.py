@@ -48,6 +48,7 @@ ABOVE_ZERO = (
 NOT_NEGATIVE = (
     *("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate", "min_lr_ratio"),
     *("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "save_total_limit", "save_weights_total_limit"),
+    "bigram_weight_decay",
     *("sample_steps", "eval_tasks_steps", "dataloader_num_workers"),
 )
 
@@ -69,6 +70,10 @@ class StageArguments(TrainingArguments):
     rate_scale: float | None = _option(None, "Multiplies every rate that is null; null is 1 in pretraining.")
     muon_momentum: float = _option(0.95, "Muon only: Nesterov momentum.")
     weight_decay: float = _option(0.0, "Decoupled weight decay; under muon of the block matrices alone.")
+    bigram_weight_decay: float | None = _option(
+        None,
+        "Muon only: of the table of token pairs; null is 0, and more where pretraining reads rows more than once.",
+    )
     adam_beta1: float | None = _option(None, "AdamW's first beta; null is 0.9, and 0.8 beside muon.")  # type: ignore
     adam_beta2: float = _option(0.95, "AdamW's second beta; 0.95 is usual for language models.")
     adam_epsilon: float | None = _option(None, "AdamW's epsilon; null is 1e-8, and 1e-10 beside muon.")  # type: ignore

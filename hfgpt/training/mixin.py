@@ -45,15 +45,18 @@ class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSigna
     record: RunRecord
     tokens_are_counted = False  # True where only TRL's own count knows how many tokens a step had
 
-    def record_into(self, record: RunRecord, rates: dict[str, float]) -> None:
-        """Write records to `record`; `rates` are those of the parameter groups."""
+    def record_into(self, record: RunRecord, rates: dict[str, float], bigram_weight_decay: float = 0.0) -> None:
+        """Write records to `record`; `rates` are those of the parameter groups, `bigram_weight_decay` holds where the
+        stage's own key is null."""
         self.record = record
         self.add_guards()
         self.step_timer = StepTimer(self.args.device)
         self.add_callback(_Clock(record, self.step_timer))
         if self.args.uses_muon:
+            own_decay = self.args.bigram_weight_decay
             options: dict[str, Any] = {
                 "weight_decay": self.args.weight_decay,
+                "bigram_weight_decay": bigram_weight_decay if own_decay is None else own_decay,
                 "momentum": self.args.muon_momentum,
                 "betas": (self.args.adam_beta1, self.args.adam_beta2),
                 "eps": self.args.adam_epsilon,

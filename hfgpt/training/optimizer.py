@@ -160,12 +160,13 @@ def parameter_groups(
     head_learning_rate: float,
     scalar_learning_rate: float,
     weight_decay: float = 0.0,
+    bigram_weight_decay: float = 0.0,
     momentum: float = 0.95,
     betas: tuple[float, float] = (0.8, 0.99),
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
-    """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates.
-    A matrix of one row is a vector.
+    """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates,
+    the table of token pairs at the embeddings' with a decay of its own. A matrix of one row is a vector.
 
     Every trainable parameter is in exactly one group; a tied head counts as embedding. beta1 and eps are nanochat's;
     its beta2 of 0.95 forgets the gradients of rare tokens too soon (docs/ablations.md).
@@ -173,6 +174,7 @@ def parameter_groups(
     rates = {
         "matrices": learning_rate,
         "embeddings": embedding_learning_rate,
+        "bigrams": embedding_learning_rate,
         "head": head_learning_rate,
         "scalars": scalar_learning_rate,
     }
@@ -182,7 +184,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         if id(parameter) in embeddings:
-            members["embeddings"].append(parameter)
+            members["bigrams" if "embed_bigrams" in name else "embeddings"].append(parameter)
         elif "lm_head" in name:
             members["head"].append(parameter)
         else:
@@ -193,7 +195,8 @@ def parameter_groups(
         if name == "matrices":
             kind = {"kind": "muon", "momentum": momentum, "weight_decay": weight_decay}
         else:
-            kind = {"kind": "adamw", "betas": betas, "eps": eps, "weight_decay": 0.0}
+            decay = bigram_weight_decay if name == "bigrams" else 0.0
+            kind = {"kind": "adamw", "betas": betas, "eps": eps, "weight_decay": decay}
         if parameters:
             groups.append({"params": parameters, "name": name, "lr": rates[name], **kind})
     return groups

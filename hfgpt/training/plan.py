@@ -52,6 +52,11 @@ class Plan:
     def total_tokens(self) -> int:
         return self.max_steps * self.batch.tokens_per_step
 
+    @property
+    def epochs(self) -> float | None:
+        """How often each row is read, None for a stream."""
+        return self.max_steps * self.batch.rows_per_step / self.train_rows if self.train_rows else None
+
     def same_length(self) -> dict[str, str]:
         """The run's length as each of the three methods would say it, as values of their keys."""
         tokens = self.total_tokens

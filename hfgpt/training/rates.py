@@ -31,6 +31,18 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str,
     }
 
 
+def bigram_weight_decay(rate: float, steps_of_epoch: float, epochs: float) -> float:
+    """Decoupled decay of the table of token pairs, where nobody set it: none for text that is read once, and from one
+    and a half readings on such that a row keeps e^-2 of itself from one reading to the next, in between less.
+
+    A pair that comes once in the text is learned by heart when it is first read; on the second reading the model
+    counts on that, which helps no other text (docs/ablations.md). That decay is to be counted in epochs is of Wang
+    and Aitchison (2024, arXiv:2405.13698).
+    """
+    repeated = min(1.0, 2 * max(0.0, epochs - 1))
+    return 2 * repeated / (rate * steps_of_epoch)
+
+
 def where_rates_ended(folder: Path) -> tuple[dict[str, float], float]:
     """The rates of the run that left `folder`, and the share of them at which its schedule ended.
 

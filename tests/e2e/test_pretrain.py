@@ -120,6 +120,16 @@ def test_epochs_are_counted_in_rows_of_the_prepared_data(pretrain, root):
     assert records[-1]["epoch"] == pytest.approx(records[-1]["tokens"] / (len(train_rows(folder)) * 64), abs=1e-3)
 
 
+def test_token_pairs_are_half_forgotten_where_rows_are_read_again(pretrain, capsys):
+    flags = ("--bigram_vocab_size", "1024", "--num_train_epochs", "2", "--total_batch_size", "4096")
+    table = "model.embed_bigrams.table.weight"
+    kept = load_file(pretrain(*flags, "--bigram_weight_decay", "0", name="kept") / "model.safetensors")[table]
+    assert "token pairs decay" not in capsys.readouterr().out
+    forgotten = load_file(pretrain(*flags, name="forgotten") / "model.safetensors")[table]
+    assert "each row is read 1.98 times" in capsys.readouterr().out
+    assert 0 < forgotten.norm() < 0.7 * kept.norm()
+
+
 @pytest.mark.parametrize(
     ("flags", "steps"),
     [(("--target_flops", "2e11"), None), (("--target_param_data_ratio", "0.01"), None), (("--max_steps", "3"), 3)],

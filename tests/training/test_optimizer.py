@@ -1,6 +1,7 @@
 """Muon orthogonalises, AdamW is AdamW, every parameter is trained once, and state survives a round trip."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.training.muon import POLAR_EXPRESS, orthogonalize
 from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
+from hfgpt.training.rates import bigram_weight_decay
 from hfgpt.training.schedules import warmup_stable_decay
 
 RATES = {
@@ -60,6 +62,25 @@ def test_every_parameter_is_in_exactly_one_group(tied):
     assert ("head" in by_name) is not tied
     assert all(p.ndim == 2 for p in by_name["matrices"]["params"])
     assert {p.numel() for p in by_name["scalars"]["params"]} == {1}  # residual scalars, not embeddings
+
+
+def test_token_pairs_decay_alone():
+    groups = parameter_groups(small_model(bigram_vocab_size=32), **RATES, weight_decay=0.1, bigram_weight_decay=0.3)
+    assert {group["name"]: group["weight_decay"] for group in groups} == {
+        "matrices": 0.1,
+        "embeddings": 0.0,
+        "bigrams": 0.3,
+        "head": 0.0,
+        "scalars": 0.0,
+    }
+
+
+def test_what_a_pair_learned_is_mostly_forgotten_when_its_row_comes_again():
+    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.0) == 0
+    decay = bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.5)
+    assert (1 - 0.5 * decay) ** 200 == pytest.approx(math.exp(-2), rel=0.02)
+    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=8) == decay
+    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.25) == pytest.approx(decay / 2)
 
 
 def test_adamw_groups_follow_torchs_adamw():
