@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,16 +177,17 @@ def report(
         if of_speed
         else "The machine did other work meanwhile, so there are no figures of speed."
     )
+    what = f"""Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, context {CONTEXT}, {work.rows}
+rows a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens, of
+{statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
+which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
+`depth` alone set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. Rates of GPT-2 and Llama are
+the best of several at depth 4 over 200 steps, on other held-out pieces. {seconds}"""
     return f"""# Learning: work {name}
 
 `python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {name}{"" if of_speed else " --shared"}`
 
-Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, context {CONTEXT}, {work.rows} rows
-a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens, of
-{statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
-which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
-`depth` alone set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. Rates of GPT-2 and Llama are
-the best of several at depth 4 over 200 steps, on other held-out pieces. {seconds}
+{textwrap.fill(" ".join(what.split()), 119, break_on_hyphens=False)}
 
 {table(figures, of_speed)}
 

@@ -162,14 +162,13 @@ def parameter_groups(
     weight_decay: float = 0.0,
     bigram_weight_decay: float = 0.0,
     momentum: float = 0.95,
-    betas: tuple[float, float] = (0.8, 0.99),
+    betas: tuple[float, float] = (0.8, 0.95),
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
     """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates,
     the table of token pairs at the embeddings' with a decay of its own. A matrix of one row is a vector.
 
-    Every trainable parameter is in exactly one group; a tied head counts as embedding. beta1 and eps are nanochat's;
-    its beta2 of 0.95 forgets the gradients of rare tokens too soon (docs/ablations.md).
+    Every trainable parameter is in exactly one group; a tied head counts as embedding. Betas and eps are nanochat's.
     """
     rates = {
         "matrices": learning_rate,
