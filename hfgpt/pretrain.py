@@ -29,6 +29,8 @@ from hfgpt.training.rates import bigram_weight_decay
 from hfgpt.workspace import workspace
 
 STAGE = "pretrain"
+# Text read up to four times is nearly as good as new text (Muennighoff et al. 2023, arXiv:2305.16264).
+MOST_READINGS = 4
 
 
 def main(argv: list[str]) -> None:
@@ -54,6 +56,11 @@ def main(argv: list[str]) -> None:
     rates = args.fill_rates(model.config.to_dict())
     plan = plan_of(recipe, args, model, prepared.train_rows, rates)
     say(plan.as_text())
+    if plan.epochs and plan.epochs > MOST_READINGS:
+        say(
+            f"warning: each row is read {plan.epochs:.1f} times; beyond {MOST_READINGS} the held-out loss may well "
+            "rise: take more text, fewer steps or a smaller depth"
+        )
     decay = bigram_decay(args, model, plan)
     if decay and plan.epochs:
         say(f"token pairs decay by {decay:.2g} (bigram_weight_decay): each row is read {plan.epochs:.2f} times")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_token_pairs_are_half_forgotten_where_rows_are_read_again(pretrain, caps
     forgotten = load_file(pretrain(*flags, name="forgotten") / "model.safetensors")[table]
     assert "each row is read 1.98 times" in capsys.readouterr().out
     assert 0 < forgotten.norm() < 0.7 * kept.norm()
+
+
+def test_text_that_is_read_too_often_is_warned_of(pretrain, tmp_path, capsys):
+    few = ("--tinyworld_documents", "40", "--total_batch_size", "4096", "--output_root", str(tmp_path))
+    pretrain(*few, "--max_steps", "8", name="often")
+    printed = capsys.readouterr().out
+    rows = int(re.search(r"-> ([\d,]+) rows", printed)[1])
+    assert f"warning: each row is read {8 * 64 / rows:.1f} times" in printed
+    pretrain(*few, "--max_steps", "2", name="seldom")
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
