@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hfgpt.errors import UserError
 from hfgpt.training.distributed_muon import begin_orthogonalization, local_part
 
 # Muon's momentum rises to its value over the first steps, as in Keller Jordan's and nanochat's runs: while the loss
@@ -65,6 +66,12 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        saved, groups = len(state_dict["param_groups"]), len(self.param_groups)
+        if saved != groups:
+            raise UserError(
+                f"the checkpoint's optimizer has {saved} parameter groups and this version of hfgpt makes {groups}: "
+                "go on with the version that began the run, or start anew with --overwrite."
+            )
         super().load_state_dict(state_dict)
         for parameter, state in self.state.items():
             if "step" in state:  # torch leaves it where the checkpoint was read to

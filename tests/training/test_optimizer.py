@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from hfgpt.errors import UserError
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.training.muon import POLAR_EXPRESS, orthogonalize
 from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
@@ -132,6 +133,13 @@ def test_muon_learns_faster_than_it_forgets():
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[0] > 4 and losses[-1] < 0.5
+
+
+def test_the_state_of_another_version_is_refused():
+    with_pairs = MuonAdamWFactory()(small_model(bigram_vocab_size=32), **RATES)
+    without = MuonAdamWFactory()(small_model(bigram_vocab_size=0), **RATES)
+    with pytest.raises(UserError, match="4 parameter groups and this version of hfgpt makes 5"):
+        with_pairs.load_state_dict(without.state_dict())
 
 
 def test_muon_refuses_vectors():
