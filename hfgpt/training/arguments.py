@@ -65,7 +65,9 @@ class StageArguments(TrainingArguments):
     # A rate left at null follows from the model's shape (training/rates.py) and is printed before the first step.
     learning_rate: float | None = _option(None, "Under muon of the block matrices, else of everything.")  # type: ignore
     embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the embeddings.")
-    head_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the untied head.")
+    head_learning_rate: float | None = _option(
+        None, "Muon only: AdamW's rate for the head, and for an embedding tied to it."
+    )
     scalar_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for norms, biases and scalars.")
     rate_scale: float | None = _option(None, "Multiplies every rate that is null; null is 1 in pretraining.")
     muon_momentum: float = _option(0.95, "Muon only: Nesterov momentum.")

@@ -175,7 +175,8 @@ def parameter_groups(
     """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates,
     the table of token pairs at the embeddings' with a decay of its own. A matrix of one row is a vector.
 
-    Every trainable parameter is in exactly one group; a tied head counts as embedding. Betas and eps are nanochat's.
+    Every trainable parameter is in exactly one group; an embedding tied to the head trains as the head, for the
+    embeddings' rate breaks it (docs/ablations.md). Betas and eps are nanochat's.
     """
     rates = {
         "matrices": learning_rate,
@@ -186,10 +187,13 @@ def parameter_groups(
     }
     members: dict[str, list[Tensor]] = {name: [] for name in rates}
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    heads = {id(getattr(m, "weight", None)) for name, m in model.named_modules() if name.endswith("lm_head")}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if id(parameter) in embeddings:
+        if id(parameter) in heads:
+            members["head"].append(parameter)
+        elif id(parameter) in embeddings:
             members["bigrams" if "embed_bigrams" in name else "embeddings"].append(parameter)
         elif "lm_head" in name:
             members["head"].append(parameter)

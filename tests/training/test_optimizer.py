@@ -60,7 +60,8 @@ def test_every_parameter_is_in_exactly_one_group(tied):
     members = [id(p) for group in groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())
     by_name = {group["name"]: group for group in groups}
-    assert ("head" in by_name) is not tied
+    assert model.lm_head.weight is by_name["head"]["params"][0]  # tied or not
+    assert any(model.model.embed_tokens.weight is p for p in by_name["embeddings"]["params"]) is not tied
     assert all(p.ndim == 2 for p in by_name["matrices"]["params"])
     assert {p.numel() for p in by_name["scalars"]["params"]} == {1}  # residual scalars, not embeddings
 
