@@ -248,7 +248,8 @@ def split_flags(argv: list[str]) -> list[tuple[str, list[str]]]:
             name, equals, value = word[2:].partition("=")
             flags.append((name.replace("-", "_"), [value] if equals else []))
         elif not flags:
-            raise UserError(f"{" ".join(word.split()) or repr(word)} stands where a flag was expected; flags look like --learning_rate 1e-3.")
+            stray = " ".join(word.split()) or repr(word)
+            raise UserError(f"{stray} stands where a flag was expected; flags look like --learning_rate 1e-3.")
         else:
             flags[-1][1].append(word)
     return flags
