@@ -191,12 +191,10 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if id(parameter) in heads:
+        if id(parameter) in heads or "lm_head" in name:
             members["head"].append(parameter)
         elif id(parameter) in embeddings:
             members["bigrams" if "embed_bigrams" in name else "embeddings"].append(parameter)
-        elif "lm_head" in name:
-            members["head"].append(parameter)
         else:
             is_matrix = parameter.ndim == 2 and parameter.shape[0] > 1
             members["matrices" if is_matrix else "scalars"].append(parameter)

@@ -121,8 +121,9 @@ def test_a_run_continued_from_its_state_dict_is_bit_identical():
         assert torch.equal(a, b)
 
 
-def test_muon_learns_faster_than_it_forgets():
-    model = small_model()
+@pytest.mark.parametrize("tied", [False, True])
+def test_muon_learns_faster_than_it_forgets(tied):
+    model = small_model(tie_word_embeddings=tied)
     optimizer = MuonAdamWFactory()(model, **RATES)
     torch.manual_seed(1)
     ids = torch.randint(0, 64, (4, 32))
