@@ -77,7 +77,7 @@ class StageArguments(TrainingArguments):
         "Muon only: of the table of token pairs; null is 0, and more where pretraining reads rows more than once.",
     )
     adam_beta1: float | None = _option(None, "AdamW's first beta; null is 0.9, and 0.8 beside muon.")  # type: ignore
-    adam_beta2: float = _option(0.95, "AdamW's second beta; 0.95 is usual for language models.")
+    adam_beta2: float | None = _option(None, "AdamW's second beta; null is 0.95, and 0.99 beside muon.")  # type: ignore
     adam_epsilon: float | None = _option(None, "AdamW's epsilon; null is 1e-8, and 1e-10 beside muon.")  # type: ignore
     lr_scheduler_type: str = _option("warmup_stable_decay", "warmup_stable_decay, cosine, linear, ...")  # type: ignore
     decay_ratio: float = _option(0.5, "warmup_stable_decay only: share of all steps, at the end, that decay.")
@@ -181,9 +181,12 @@ class StageArguments(TrainingArguments):
             self.bf16 = not self.fp16 and has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.uses_muon = self.optim == "muon"
-        # Beside Muon AdamW trains embeddings and scalars only; its betas and epsilon are then nanochat's.
+        # Beside Muon AdamW trains embeddings, head and scalars only: first beta and epsilon are then nanochat's, the
+        # second is measured (docs/ablations.md).
         if self.adam_beta1 is None:
             self.adam_beta1 = 0.8 if self.uses_muon else 0.9
+        if self.adam_beta2 is None:
+            self.adam_beta2 = 0.99 if self.uses_muon else 0.95
         if self.adam_epsilon is None:
             self.adam_epsilon = 1e-10 if self.uses_muon else 1e-8
         if self.uses_muon:

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from hfgpt.errors import UserError
 from hfgpt.training.distributed_muon import begin_orthogonalization, local_part
+from hfgpt.training.rates import BIGRAM_SHARE_OF_RATE
 
 # Muon's momentum rises to its value over the first steps, as in Keller Jordan's and nanochat's runs: while the loss
 # falls quickly, old gradients mislead.
@@ -169,19 +170,20 @@ def parameter_groups(
     weight_decay: float = 0.0,
     bigram_weight_decay: float = 0.0,
     momentum: float = 0.95,
-    betas: tuple[float, float] = (0.8, 0.95),
+    betas: tuple[float, float] = (0.8, 0.99),
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
     """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates,
-    the table of token pairs at the embeddings' with a decay of its own. A matrix of one row is a vector.
+    the table of token pairs at half the embeddings' with a decay of its own. A matrix of one row is a vector.
 
     Every trainable parameter is in exactly one group; an embedding tied to the head trains as the head, for the
-    embeddings' rate breaks it (docs/ablations.md). Betas and eps are nanochat's.
+    embeddings' rate breaks it. The first beta and eps are nanochat's, the second beta and the pairs' rate are measured
+    together (docs/ablations.md).
     """
     rates = {
         "matrices": learning_rate,
         "embeddings": embedding_learning_rate,
-        "bigrams": embedding_learning_rate,
+        "bigrams": BIGRAM_SHARE_OF_RATE * embedding_learning_rate,
         "head": head_learning_rate,
         "scalars": scalar_learning_rate,
     }

@@ -10,6 +10,8 @@ from hfgpt.training.record import METRICS_FILE, read_records
 # AdamW's rates fall with the square root of the width, tuned at 768 (nanochat scripts/base_train.py; Muon's update has
 # the same size at every width and needs no such factor).
 REFERENCE_WIDTH = 768
+# The rate of the table of token pairs as a share of the embeddings' (docs/ablations.md).
+BIGRAM_SHARE_OF_RATE = 0.5
 
 
 def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str, float]:
@@ -31,7 +33,7 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str,
     }
 
 
-def bigram_weight_decay(rate: float, steps_of_epoch: float, epochs: float) -> float:
+def bigram_weight_decay(embedding_rate: float, steps_of_epoch: float, epochs: float) -> float:
     """Decoupled decay of the table of token pairs, where nobody set it: none for text that is read once, and from one
     and a half readings on such that a row keeps e^-2 of itself from one reading to the next, in between less.
 
@@ -40,7 +42,7 @@ def bigram_weight_decay(rate: float, steps_of_epoch: float, epochs: float) -> fl
     and Aitchison (2024, arXiv:2405.13698).
     """
     repeated = min(1.0, 2 * max(0.0, epochs - 1))
-    return 2 * repeated / (rate * steps_of_epoch)
+    return 2 * repeated / (BIGRAM_SHARE_OF_RATE * embedding_rate * steps_of_epoch)
 
 
 def where_rates_ended(folder: Path) -> tuple[dict[str, float], float]:

@@ -8,6 +8,7 @@ import torch
 
 from hfgpt.errors import UserError
 from hfgpt.model import GPTConfig, GPTForCausalLM
+from hfgpt.training.arguments import StageArguments
 from hfgpt.training.muon import POLAR_EXPRESS, orthogonalize
 from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
 from hfgpt.training.rates import bigram_weight_decay
@@ -66,8 +67,10 @@ def test_every_parameter_is_in_exactly_one_group(tied):
     assert {p.numel() for p in by_name["scalars"]["params"]} == {1}  # residual scalars, not embeddings
 
 
-def test_token_pairs_decay_alone():
+def test_token_pairs_take_half_the_embeddings_rate_and_decay_alone():
     groups = parameter_groups(small_model(bigram_vocab_size=32), **RATES, weight_decay=0.1, bigram_weight_decay=0.3)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates["bigrams"] == rates["embeddings"] / 2
     assert {group["name"]: group["weight_decay"] for group in groups} == {
         "matrices": 0.1,
         "embeddings": 0.0,
@@ -78,11 +81,21 @@ def test_token_pairs_decay_alone():
 
 
 def test_what_a_pair_learned_is_mostly_forgotten_when_its_row_comes_again():
-    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.0) == 0
-    decay = bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.5)
-    assert (1 - 0.5 * decay) ** 200 == pytest.approx(math.exp(-2), rel=0.02)
-    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=8) == decay
-    assert bigram_weight_decay(rate=0.5, steps_of_epoch=200, epochs=1.25) == pytest.approx(decay / 2)
+    assert bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.0) == 0
+    decay = bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.5)
+    groups = parameter_groups(small_model(bigram_vocab_size=32), **RATES | {"embedding_learning_rate": 0.5})
+    (rate,) = (group["lr"] for group in groups if group["name"] == "bigrams")
+    assert (1 - rate * decay) ** 200 == pytest.approx(math.exp(-2), rel=0.02)
+    assert bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=8) == decay
+    assert bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.25) == pytest.approx(decay / 2)
+
+
+@pytest.mark.parametrize(("optim", "betas"), [("muon", (0.8, 0.99)), ("adamw_torch", (0.9, 0.95))])
+def test_betas_that_nobody_set_go_by_the_optimizer(optim, betas, tmp_path):
+    args = StageArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True)
+    assert (args.adam_beta1, args.adam_beta2) == betas
+    args = StageArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True, adam_beta2=0.9)
+    assert args.adam_beta2 == 0.9
 
 
 def test_adamw_groups_follow_torchs_adamw():
