@@ -48,14 +48,26 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Judge:
-    """Bits per byte on the held-out rows; prints and keeps each figure with the seconds of training before it."""
+    """Bits per byte on the held-out rows; prints each figure with the seconds of training before it."""
 
     def __init__(self, prepared: Path, tokenizer: Path):
         self.rows = datasets.load_from_disk(str(prepared / "validation")).with_format("torch")["input_ids"][:]
         self.token_bytes = torch.from_numpy(token_byte_lengths(AutoTokenizer.from_pretrained(tokenizer))).double()
 
+    def judge(self, logits_of: Logits, step: int, durations: list[float], tokens_per_step: int) -> None:
+        """The figures after `step` steps that took `durations` (seconds); each counts as the median one, which leaves
+        compilation out."""
+        usual = sorted(durations)[len(durations) // 2]
+        figures = {
+            "step": step,
+            "seconds": round(step * usual, 2),
+            "tokens_per_second": round(tokens_per_step / usual, 1),
+            "bits_per_byte": self.bits_per_byte(logits_of),
+        }
+        print(json.dumps(figures), flush=True)
+
     @torch.no_grad()
-    def judge(self, logits_of: Logits, step: int, seconds: float, tokens_per_second: float) -> None:
+    def bits_per_byte(self, logits_of: Logits) -> float:
         """Every position of a row but the last predicts the next token, as in hfgpt's own evaluation."""
         nats = num_bytes = 0.0
         for rows in self.rows.split(EVALUATION_ROWS):
@@ -65,13 +77,7 @@ class Judge:
             weights = self.token_bytes[targets]
             nats += losses[weights > 0].sum().item()
             num_bytes += weights.sum().item()
-        figures = {
-            "step": step,
-            "seconds": round(seconds, 2),
-            "tokens_per_second": round(tokens_per_second, 1),
-            "bits_per_byte": nats / math.log(2) / num_bytes,
-        }
-        print(json.dumps(figures), flush=True)
+        return nats / math.log(2) / num_bytes
 
 
 def train_nanochat(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: int, judge: Judge) -> None:
@@ -128,8 +134,7 @@ def train_nanochat(arguments: argparse.Namespace, rows: OrderedRows, vocab_size:
         model.zero_grad(set_to_none=True)
         durations.append(time.perf_counter() - began)
         if (step + 1) % arguments.eval_steps == 0 or step + 1 == steps:
-            usual = sorted(durations)[len(durations) // 2]  # compilation is not counted
-            judge.judge(model, step + 1, (step + 1) * usual, batch.numel() / usual)
+            judge.judge(model, step + 1, durations, batch.numel())
 
 
 def train_gpt2(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: int, judge: Judge) -> None:
@@ -162,9 +167,8 @@ def train_gpt2(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: int
             durations[-1] += time.perf_counter()
             step = state.global_step
             if step % arguments.eval_steps == 0 or step == arguments.steps:
-                usual = sorted(durations)[len(durations) // 2]
                 model.eval()
-                judge.judge(lambda ids: model(ids).logits, step, step * usual, arguments.rows * context / usual)
+                judge.judge(lambda ids: model(ids).logits, step, durations, arguments.rows * context)
                 model.train()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -235,10 +239,7 @@ def train_llama(arguments: argparse.Namespace, rows: OrderedRows, vocab_size: in
         model.zero_grad(set_to_none=True)
         durations.append(time.perf_counter() - began)
         if (step + 1) % arguments.eval_steps == 0 or step + 1 == steps:
-            usual = sorted(durations)[len(durations) // 2]
-            judge.judge(
-                lambda ids: model(ids, use_cache=False).logits, step + 1, (step + 1) * usual, batch.numel() / usual
-            )
+            judge.judge(lambda ids: model(ids, use_cache=False).logits, step + 1, durations, batch.numel())
 
 
 def batch_of(rows: OrderedRows, step: int, size: int) -> torch.Tensor:

@@ -83,6 +83,13 @@ class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSigna
             self.model._is_fsdp_managed_module = True
         return prepared
 
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.uses_muon:  # the pairs' decay follows from the run's length, which may be another now
+            for group in self.optimizer.param_groups:
+                if group.get("name") == "bigrams":
+                    group["weight_decay"] = self.optimizer_cls_and_kwargs[1]["bigram_weight_decay"]
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
             options = dict(self.args.lr_scheduler_kwargs or {})

@@ -54,8 +54,8 @@ class Plan:
 
     @property
     def epochs(self) -> float | None:
-        """How often each row is read, None for a stream."""
-        return self.max_steps * self.batch.rows_per_step / self.train_rows if self.train_rows else None
+        """How often the run reads each row, None for a stream."""
+        return self._epochs(self.max_steps)
 
     def same_length(self) -> dict[str, str]:
         """The run's length as each of the three methods would say it, as values of their keys."""
@@ -118,12 +118,15 @@ class Plan:
         if length.steps is None:
             return f"{length.by}: known when the data is prepared ({used})"
         tokens = length.steps * self.batch.tokens_per_step
-        epochs = f", {length.steps * self.batch.rows_per_step / self.train_rows:.2f} epochs" if self.train_rows else ""
+        epochs = self._epochs(length.steps)
         ratio = tokens / scaling_parameters(self.architecture)
         return (
             f"{length.by}: {length.steps:,} steps, {tokens:,} tokens ({ratio:.1f} per block and head parameter), "
-            f"{tokens * self.flops_per_token:.2e} FLOPs{epochs} ({used})"
+            f"{tokens * self.flops_per_token:.2e} FLOPs{'' if epochs is None else f', {epochs:.2f} epochs'} ({used})"
         )
+
+    def _epochs(self, steps: int) -> float | None:
+        return steps * self.batch.rows_per_step / self.train_rows if self.train_rows else None
 
 
 def make_plan(

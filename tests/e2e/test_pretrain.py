@@ -131,6 +131,25 @@ def test_token_pairs_are_half_forgotten_where_rows_are_read_again(pretrain, caps
     assert 0 < forgotten.norm() < 0.7 * kept.norm()
 
 
+def test_a_run_that_is_made_longer_takes_the_decay_of_its_new_length(pretrain, capsys):
+    flags = ("--bigram_vocab_size", "1024", "--total_batch_size", "4096", "--lr_scheduler_type", "constant")
+
+    def decay(folder: Path) -> float:
+        newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        groups = torch.load(newest / "optimizer.pt")["param_groups"]
+        return next(group["weight_decay"] for group in groups if group["name"] == "bigrams")
+
+    once = pretrain(*flags, "--num_train_epochs", "1")
+    assert decay(once) == 0
+    for name in ("final_metrics.json", "model.safetensors"):  # as if it were stopped after its last checkpoint
+        (once / name).unlink()
+    capsys.readouterr()
+    longer = decay(pretrain(*flags, "--num_train_epochs", "2"))
+    printed = capsys.readouterr().out
+    assert re.search(r"resum|go(es|ing) on", printed)
+    assert f"token pairs decay by {longer:.2g}" in printed
+
+
 def test_text_that_is_read_too_often_is_warned_of(pretrain, tmp_path, capsys):
     few = ("--tinyworld_documents", "40", "--total_batch_size", "4096", "--output_root", str(tmp_path))
     pretrain(*few, "--max_steps", "8", name="often")
