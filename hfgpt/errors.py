@@ -24,7 +24,12 @@ LOUD_AT_IMPORT = ("torchao", "torch.utils._pytree")
 
 class UserError(ValueError):
     """Something in a recipe, a flag, a file or a folder is wrong; the message is one sentence that says
-    what, where (file, key, row) and what to do about it. Everything else that escapes is a bug of ours."""
+    what, where (file, key, row) and what to do about it. Everything else that escapes is a bug of ours.
+
+    It stays on one line, whatever line breaks the names in it have."""
+
+    def __init__(self, sentence: object):
+        super().__init__(" ".join(str(sentence).splitlines()))
 
 
 def run_command(command: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ import yaml
 
 from hfgpt.arguments import DataArguments, ModelArguments, TokenizerArguments
 from hfgpt.errors import UserError
-from hfgpt.recipe_values import coerce, from_yaml
+from hfgpt.recipe_values import as_yaml, coerce, from_yaml
 
 STAGES = ("pretrain", "midtrain", "sft", "dpo", "grpo")
 SHARED_SECTIONS: dict[str, type] = {"model": ModelArguments, "tokenizer": TokenizerArguments, "data": DataArguments}
@@ -117,7 +117,7 @@ class Recipe:
         """The recipe as it was run, flags included, as YAML that runs again. It goes to the Hub: it holds no token."""
         shown = {name: {k: v for k, v in values.items() if k != "hub_token"} for name, values in self.sections.items()}
         kept = {name: values for name, values in shown.items() if values}
-        return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        return as_yaml(kept)
 
 
 def load_recipe(argv: list[str], stage: str | None = None, stage_class: type | None = None) -> Recipe:
@@ -248,8 +248,9 @@ def split_flags(argv: list[str]) -> list[tuple[str, list[str]]]:
             name, equals, value = word[2:].partition("=")
             flags.append((name.replace("-", "_"), [value] if equals else []))
         elif not flags:
-            stray = " ".join(word.split()) or repr(word)
-            raise UserError(f"{stray} stands where a flag was expected; flags look like --learning_rate 1e-3.")
+            raise UserError(
+                f"{word.strip() or repr(word)} stands where a flag was expected; flags look like --learning_rate 1e-3."
+            )
         else:
             flags[-1][1].append(word)
     return flags

@@ -74,6 +74,13 @@ def from_yaml(text: str) -> Any:
         raise ValueError(f"is no value in YAML: {shown(text)}") from None
 
 
+def as_yaml(value: Any) -> str:
+    """YAML that reads back as `value`: keys in their order, letters of every language as they are."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    # PyYAML would write U+0085 as it is, and reads it as the end of a line.
+    return yaml.safe_dump(value, sort_keys=False) if "\x85" in text else text
+
+
 def shown(value: Any) -> str:
     """The value in a sentence: as Python writes it, and shortened where it is long."""
     short = reprlib.Repr()

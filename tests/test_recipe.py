@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from hfgpt.errors import UserError
 from hfgpt.recipe import SHARED_SECTIONS, load_recipe, read_recipe_file
+from hfgpt.recipe_values import as_yaml
 
 
 @dataclass
@@ -165,9 +165,10 @@ def sections_of(arguments_class: type) -> st.SearchStrategy[dict]:
 
 @in_one_folder
 @given(sections=st.fixed_dictionaries({}, optional={n: sections_of(c) for n, c in SHARED_SECTIONS.items()}))
+@example(sections={"data": {"columns": {"text": "next\x85line"}}})
 def test_every_recipe_is_read_as_it_was_written_and_runs_again_as_it_was_run(tmp_path, sections):
     path = tmp_path / "any.yaml"
-    path.write_text(yaml.safe_dump(sections, allow_unicode=True), encoding="utf-8")
+    path.write_text(as_yaml(sections), encoding="utf-8")
     recipe = load_recipe([str(path)])
     assert recipe.sections == sections
     path.write_text(recipe.as_text(), encoding="utf-8")
@@ -231,6 +232,7 @@ PIECES += [
 @example(text="model: {depth: !!int x}")
 @example(text="model: &a [*a]")
 @example(text="? [model]\n: 1")
+@example(text="? |\n  two\n  lines\n: 1")
 def test_no_text_does_more_than_be_refused_as_a_recipe(tmp_path, text):
     path = tmp_path / "any.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")

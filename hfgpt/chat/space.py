@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hfgpt.chat.arguments import model_name, parser
 from hfgpt.chat.web_models import short_name
 from hfgpt.errors import UserError
 from hfgpt.model.saved_files import SAVED_FILES, saved_files
+from hfgpt.recipe_values import as_yaml
 
 APP = Path(__file__).with_name("space_app.py")
 MODEL_FOLDER = "model"
@@ -142,7 +141,7 @@ def readme_header(title: str, license: str | None, model_repo: str | None) -> di
 
 
 def _readme(header: dict[str, Any], title: str) -> str:
-    front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    front = as_yaml(header)
     text = "A chat with a language model, whose answers may be wrong. Written by `hfgpt space`."
     return f"---\n{front}---\n\n# {title}\n\n{text}\n"
 

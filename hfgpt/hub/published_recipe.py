@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hfgpt.recipe import read_recipe_file
+from hfgpt.recipe_values import as_yaml
 
 # Absolute, below a home folder, on a drive or a share of Windows, or the same as an address.
 PLACE = re.compile(r"/|~|[A-Za-z]:[\\/]|\\\\|file:/")
@@ -20,7 +19,7 @@ def published_recipe(path: Path) -> bytes:
     published = {name: _published(section) for name, section in sections.items()}
     if published == sections:
         return path.read_bytes()
-    return yaml.safe_dump(published, sort_keys=False, allow_unicode=True).encode()
+    return as_yaml(published).encode()
 
 
 def _published(value: Any) -> Any:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import yaml
-
 from hfgpt.recipe import STAGES
+from hfgpt.recipe_values import as_yaml
 from hfgpt.report.abilities import abilities_of, ability_rows
 from hfgpt.report.changes import RULE, changes_table
 from hfgpt.report.document import Block, Code, Picture, Section, Text, Words, as_html, as_markdown
@@ -135,7 +134,7 @@ def _recipe(timeline: Timeline) -> Section:
         del merged[name]
     if not merged:
         return Section("Recipe")
-    return Section("Recipe as it was run", [Code(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True))])
+    return Section("Recipe as it was run", [Code(as_yaml(merged))])
 
 
 def _is_another_stage(name: str, begun: list[StageHistory]) -> bool:
