@@ -42,8 +42,10 @@ class PlanArguments:
     optim: str = "muon"
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
+    value_embedding_learning_rate: float | None = None
     head_learning_rate: float | None = None
     scalar_learning_rate: float | None = None
+    rate_scale: float | None = None
     bf16: bool | None = None
     fp8: bool = False
     torch_compile: bool | None = None
@@ -121,6 +123,7 @@ def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
         target_param_data_ratio=given.target_param_data_ratio,
         num_train_epochs=given.num_train_epochs,
         rates={name: rate for name, rate in asdict(given).items() if name.endswith("learning_rate")},
+        rate_scale=given.rate_scale,
     )
 
 

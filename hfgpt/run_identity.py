@@ -35,8 +35,8 @@ MUST_STAY = ("dataloader_drop_last", "vllm_importance_sampling_")
 # Compared by what follows from them: batch and rates by value, the length by the rate of the next step. GRPO's
 # steps_per_generation go by the number of processes, its generation_batch_size does not.
 COMPARED_OTHERWISE = {
-    *("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate", "rate_scale"),
-    *("optim", "weight_decay", "seed", "data_seed", "steps_per_generation"),
+    *("learning_rate", "embedding_learning_rate", "value_embedding_learning_rate", "head_learning_rate"),
+    *("scalar_learning_rate", "rate_scale", "optim", "weight_decay", "seed", "data_seed", "steps_per_generation"),
     *("max_steps", "num_train_epochs", "target_flops", "target_param_data_ratio", "ignore_data_skip"),
 }
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from commands import run, sentence_of_failure
 
-from hfgpt.bench.report import side_figures, trainer_overhead
+from hfgpt.bench.report import side_figures, trainer_overhead, write_report
 from hfgpt.recipe import load_recipe
 from hfgpt.training.accelerators import find_accelerator
 from hfgpt.training.cost import utilization
@@ -29,7 +29,7 @@ def report(tmp_path_factory) -> dict:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Trainer's overhead over the bare loop" in done.stdout
-    (path,) = folder.glob("bench-tiny-*.json")
+    (path,) = folder.glob("bench-tiny-vs-loop-trainer-*.json")
     page = path.with_suffix(".md").read_text()
     made = json.loads(path.read_text())
     assert made["command"] in page and all(number in page for number in made["versions"].values())
@@ -96,8 +96,20 @@ def test_a_plan_takes_its_mfu_from_the_report(tmp_path):
     h100 = find_accelerator("H100")
     report = {"kind": "bench", "recipe": "d12", "device": "NVIDIA H100 80GB HBM3", "mfu": 0.52}
     (tmp_path / "bench-d12-nvidia-h100-80gb-hbm3.json").write_text(json.dumps(report))
+    changed = report | {"recipe_changes": ["--depth", "4"], "mfu": 0.11}
+    (tmp_path / "later.json").write_text(json.dumps(changed))
     used = utilization(h100, recipe="d12", benchmarks=tmp_path)
     assert used.mfu == 0.52 and used.is_measured
+    assert utilization(h100, recipe="d20", benchmarks=tmp_path).mfu == 0.11  # no figure of its own: the newest
+
+
+@pytest.mark.slow
+def test_a_report_takes_the_place_of_none_of_other_sides_or_of_a_changed_recipe(report, tmp_path):
+    one_side = report | {"sides": {"hfgpt": report["sides"]["hfgpt"]}, "recipe_changes": []}
+    names = [write_report(made, tmp_path)[0].name for made in (report, one_side, report)]
+    assert names[0] == names[2] != names[1]
+    changed = write_report(report | {"recipe_changes": ["--depth", "3"]}, tmp_path)[0].name
+    assert changed not in names and len(list(tmp_path.iterdir())) == 6
 
 
 @pytest.mark.slow

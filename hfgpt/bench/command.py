@@ -66,9 +66,9 @@ class BenchArguments:
 
 def main(argv: list[str]) -> None:
     """Measure, print the table, and leave the report in `output_dir`."""
-    own, recipe = read_arguments(argv)
+    own, recipe, changes = read_arguments(argv)
     workload = make_workload(recipe)  # what is wrong with the recipe is said before any side starts
-    report = _about(workload, recipe, own, command_line(argv))
+    report = _about(workload, recipe, own, command_line(argv)) | {"recipe_changes": changes}
     if not own.json:
         print(f"{report['workload']}\n{report['device']}, {len(own.sides)} side(s)", flush=True)
     report["sides"] = measure(own, recipe, workload, report.get("peak_flops"))
@@ -83,22 +83,23 @@ def main(argv: list[str]) -> None:
         print(f"\n{as_table(report)}\n\nwritten: {', '.join(map(str, paths))}")
 
 
-def read_arguments(argv: list[str]) -> tuple[BenchArguments, Recipe]:
-    """The benchmark's own flags, and the recipe with all others. Raises UserError for what neither knows."""
+def read_arguments(argv: list[str]) -> tuple[BenchArguments, Recipe, list[str]]:
+    """The benchmark's own flags, the recipe with all others, and those others. Raises UserError for what neither
+    knows."""
     named = argv[0] if argv and not argv[0].startswith("--") else DEFAULT_RECIPE
     hints = typing.get_type_hints(BenchArguments)
     given: dict[str, Any] = {}
-    others = [named]
+    changes: list[str] = []
     for flag, words in split_flags(argv[1:] if argv[:1] == [named] else argv):
         if flag not in {f.name for f in fields(BenchArguments)}:
-            others += [f"--{flag}", *words]
+            changes += [f"--{flag}", *words]
             continue
         value = words if flag == "vs" else words[0] if len(words) == 1 else not words
         try:
             given[flag] = coerce(value, hints[flag])
         except ValueError as error:
             raise UserError(f"flag --{flag} {error}.") from None
-    return replace(BenchArguments(), **given), load_recipe(others, STAGE, PretrainArguments)
+    return replace(BenchArguments(), **given), load_recipe([named, *changes], STAGE, PretrainArguments), changes
 
 
 def measure(

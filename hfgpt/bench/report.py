@@ -1,5 +1,6 @@
 """A benchmark's figures as JSON, as a table and as a page for `benchmarks/`."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -129,9 +130,12 @@ def as_page(report: dict[str, Any]) -> str:
 
 
 def write_report(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `<folder>/bench-<recipe>-<device>.json` and `.md`; returns both."""
-    device = re.sub(r"[^a-z0-9]+", "-", report["device"].lower()).strip("-")
-    stem = f"bench-{report['recipe']}-{device}"
+    """Write `<folder>/bench-<recipe>[-vs-<sides>][-<hash of the recipe's changes>]-<device>.json` and `.md`, so that
+    a report takes the place of an earlier one of the same measurement only; returns both."""
+    rivals, changes = [name for name in report["sides"] if name != OURS], report["recipe_changes"]
+    parts = [report["recipe"], *(["vs", *sorted(rivals)] if rivals else [])]
+    parts += [hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:6]] if changes else []
+    stem = "bench-" + re.sub(r"[^a-z0-9]+", "-", "-".join([*parts, report["device"]]).lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
     paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hfgpt.recipe_values import shown
 from hfgpt.training.guards import LEAST_STEPS, POLICIES
-from hfgpt.training.rates import default_rates
+from hfgpt.training.rates import default_rates, fill_rates
 
 
 def _option(default, help: str):
@@ -46,7 +46,8 @@ ABOVE_ZERO = (
     *("eval_tasks_limit", "eval_tasks_batch_size"),
 )
 NOT_NEGATIVE = (
-    *("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate", "min_lr_ratio"),
+    *("learning_rate", "embedding_learning_rate", "value_embedding_learning_rate", "head_learning_rate"),
+    *("scalar_learning_rate", "min_lr_ratio"),
     *("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "save_total_limit", "save_weights_total_limit"),
     "bigram_weight_decay",
     *("sample_steps", "eval_tasks_steps", "dataloader_num_workers"),
@@ -65,6 +66,7 @@ class StageArguments(TrainingArguments):
     # A rate left at null follows from the model's shape (training/rates.py) and is printed before the first step.
     learning_rate: float | None = _option(None, "Under muon of the block matrices, else of everything.")  # type: ignore
     embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the embeddings.")
+    value_embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the value embeddings.")
     head_learning_rate: float | None = _option(
         None, "Muon only: AdamW's rate for the head, and for an embedding tied to it."
     )
@@ -246,10 +248,10 @@ class StageArguments(TrainingArguments):
         defaults = default_rates(architecture, self.uses_muon)
         if earlier and set(defaults) <= set(earlier):
             defaults = {name: earlier[name] for name in defaults}
-        for name, rate in defaults.items():
-            if getattr(self, name) is None:
-                setattr(self, name, rate * (1.0 if self.rate_scale is None else self.rate_scale))
-        return {name: getattr(self, name) for name in defaults}
+        rates = fill_rates(defaults, {name: getattr(self, name) for name in defaults}, self.rate_scale)
+        for name, rate in rates.items():
+            setattr(self, name, rate)
+        return rates
 
 
 @dataclass

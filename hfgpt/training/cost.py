@@ -41,7 +41,8 @@ def utilization(
 
 
 def _measured(path: Path, accelerator: Accelerator) -> list[tuple[str, float]]:
-    """(recipe, MFU) of our own side in a report of `hfgpt bench` on this accelerator; none in any other file."""
+    """(recipe with its changes, MFU) of our own side in a report of `hfgpt bench` on this accelerator; none in any
+    other file."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,7 +51,8 @@ def _measured(path: Path, accelerator: Accelerator) -> list[tuple[str, float]]:
         return []
     if find_accelerator(str(report.get("device", ""))) != accelerator or not report.get("mfu"):
         return []
-    return [(str(report.get("recipe", "")), float(report["mfu"]))]
+    recipe = [str(report.get("recipe", "")), *map(str, report.get("recipe_changes") or [])]
+    return [(" ".join(recipe), float(report["mfu"]))]
 
 
 def hours(flops: float, accelerator: Accelerator, num_gpus: int, mfu: float) -> float:

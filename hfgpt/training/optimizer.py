@@ -18,6 +18,8 @@ from hfgpt.training.rates import BIGRAM_SHARE_OF_RATE
 # falls quickly, old gradients mislead.
 FIRST_MOMENTUM = 0.85
 MOMENTUM_WARMUP_STEPS = 300
+# Embeddings with a group of their own, by a part of their name.
+EMBEDDING_GROUPS = {"value_embed.": "value_embeddings", "embed_bigrams.": "bigrams"}
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -167,14 +169,16 @@ def parameter_groups(
     embedding_learning_rate: float,
     head_learning_rate: float,
     scalar_learning_rate: float,
+    value_embedding_learning_rate: float | None = None,
     weight_decay: float = 0.0,
     bigram_weight_decay: float = 0.0,
     momentum: float = 0.95,
     betas: tuple[float, float] = (0.8, 0.99),
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
-    """Groups for MuonAdamW: block matrices to Muon; embeddings, head, vectors and scalars to AdamW at their own rates,
-    the table of token pairs at half the embeddings' with a decay of its own. A matrix of one row is a vector.
+    """Groups for MuonAdamW: block matrices to Muon; embeddings, value embeddings (null: at the embeddings' rate), head,
+    vectors and scalars to AdamW at their own rates, the table of token pairs at half the embeddings' with a decay of
+    its own. A matrix of one row is a vector.
 
     Every trainable parameter is in exactly one group; an embedding tied to the head trains as the head, for the
     embeddings' rate breaks it. The first beta and eps are nanochat's, the second beta and the pairs' rate are measured
@@ -183,6 +187,9 @@ def parameter_groups(
     rates = {
         "matrices": learning_rate,
         "embeddings": embedding_learning_rate,
+        "value_embeddings": (
+            embedding_learning_rate if value_embedding_learning_rate is None else value_embedding_learning_rate
+        ),
         "bigrams": BIGRAM_SHARE_OF_RATE * embedding_learning_rate,
         "head": head_learning_rate,
         "scalars": scalar_learning_rate,
@@ -196,7 +203,7 @@ def parameter_groups(
         if id(parameter) in heads or "lm_head" in name:
             members["head"].append(parameter)
         elif id(parameter) in embeddings:
-            members["bigrams" if "embed_bigrams" in name else "embeddings"].append(parameter)
+            members[_embedding_group(name)].append(parameter)
         else:
             is_matrix = parameter.ndim == 2 and parameter.shape[0] > 1
             members["matrices" if is_matrix else "scalars"].append(parameter)
@@ -210,6 +217,12 @@ def parameter_groups(
         if parameters:
             groups.append({"params": parameters, "name": name, "lr": rates[name], **kind})
     return groups
+
+
+def _embedding_group(name: str) -> str:
+    """The group of the embedding of this name."""
+    groups = (group for part, group in EMBEDDING_GROUPS.items() if part in name)
+    return next(groups, "embeddings")
 
 
 class MuonAdamWFactory:

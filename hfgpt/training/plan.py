@@ -18,7 +18,7 @@ from hfgpt.training.budget import (
     steps_by_method,
 )
 from hfgpt.training.memory import state_bytes
-from hfgpt.training.rates import default_rates
+from hfgpt.training.rates import default_rates, fill_rates
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def make_plan(
     num_train_epochs: float | None = None,
     train_rows: int | None = None,
     rates: Mapping[str, float | None] | None = None,
+    rate_scale: float | None = None,
 ) -> Plan:
     """Derive batch and length. With `depth` set, a length and a batch that nobody gave come from the dial.
 
@@ -180,6 +181,5 @@ def make_plan(
         lengths,
         train_rows,
         optimizer,
-        default_rates(architecture, optimizer == "muon")
-        | {name: rate for name, rate in (rates or {}).items() if rate is not None},
+        fill_rates(default_rates(architecture, optimizer == "muon"), rates or {}, rate_scale),
     )

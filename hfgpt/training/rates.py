@@ -1,6 +1,7 @@
 """Learning rates that nobody set: from the shape of the model, or from the run before. Imports no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,23 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str,
     if not uses_muon:
         return {"learning_rate": usual}
     large_steps = architecture["init_scheme"] == "depth"
+    embedding = 0.3 * width if large_steps else usual
     return {
         "learning_rate": 0.02,
-        "embedding_learning_rate": 0.3 * width if large_steps else usual,
+        "embedding_learning_rate": embedding,
+        **({"value_embedding_learning_rate": embedding} if architecture.get("value_embeddings") else {}),
         "head_learning_rate": 0.008 * width if large_steps else usual,
         "scalar_learning_rate": 0.01 if large_steps else usual,
     }
+
+
+def fill_rates(
+    defaults: Mapping[str, float], given: Mapping[str, float | None], scale: float | None
+) -> dict[str, float]:
+    """The rates named in `defaults`: as `given`, and where that is null the default times `scale` (null is 1)."""
+    scale = 1.0 if scale is None else scale
+    own = {name: given.get(name) for name in defaults}
+    return {name: default * scale if (rate := own[name]) is None else rate for name, default in defaults.items()}
 
 
 def bigram_weight_decay(embedding_rate: float, steps_of_epoch: float, epochs: float) -> float:
@@ -42,7 +54,10 @@ def bigram_weight_decay(embedding_rate: float, steps_of_epoch: float, epochs: fl
     and Aitchison (2024, arXiv:2405.13698).
     """
     repeated = min(1.0, 2 * max(0.0, epochs - 1))
-    return 2 * repeated / (BIGRAM_SHARE_OF_RATE * embedding_rate * steps_of_epoch)
+    if not repeated or not embedding_rate:
+        return 0.0
+    lost_a_step = -math.expm1(-2 * repeated / steps_of_epoch)  # below 1 where an epoch is a fraction of a step, too
+    return lost_a_step / (BIGRAM_SHARE_OF_RATE * embedding_rate)
 
 
 def where_rates_ended(folder: Path) -> tuple[dict[str, float], float]:

@@ -62,7 +62,8 @@ def test_every_parameter_is_in_exactly_one_group(tied):
     assert sorted(members) == sorted(id(p) for p in model.parameters())
     by_name = {group["name"]: group for group in groups}
     assert model.lm_head.weight is by_name["head"]["params"][0]  # tied or not
-    assert any(model.model.embed_tokens.weight is p for p in by_name["embeddings"]["params"]) is not tied
+    assert ("embeddings" in by_name) is not tied
+    assert tied or by_name["embeddings"]["params"] == [model.model.embed_tokens.weight]
     assert all(p.ndim == 2 for p in by_name["matrices"]["params"])
     assert {p.numel() for p in by_name["scalars"]["params"]} == {1}  # residual scalars, not embeddings
 
@@ -74,10 +75,21 @@ def test_token_pairs_take_half_the_embeddings_rate_and_decay_alone():
     assert {group["name"]: group["weight_decay"] for group in groups} == {
         "matrices": 0.1,
         "embeddings": 0.0,
+        "value_embeddings": 0.0,
         "bigrams": 0.3,
         "head": 0.0,
         "scalars": 0.0,
     }
+
+
+@pytest.mark.parametrize(("given", "rate"), [({}, 0.1), ({"value_embedding_learning_rate": 0.03}, 0.03)])
+def test_value_embeddings_take_their_own_rate_or_the_embeddings(given, rate):
+    model = small_model()
+    groups = {group["name"]: group for group in parameter_groups(model, **RATES, **given)}
+    tables = [p for name, p in model.named_parameters() if ".value_embed." in name]
+    assert tables and [id(p) for p in groups["value_embeddings"]["params"]] == [id(p) for p in tables]
+    assert groups["value_embeddings"]["lr"] == rate
+    assert groups["embeddings"]["lr"] == 0.1
 
 
 def test_what_a_pair_learned_is_mostly_forgotten_when_its_row_comes_again():
@@ -85,9 +97,23 @@ def test_what_a_pair_learned_is_mostly_forgotten_when_its_row_comes_again():
     decay = bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.5)
     groups = parameter_groups(small_model(bigram_vocab_size=32), **RATES | {"embedding_learning_rate": 0.5})
     (rate,) = (group["lr"] for group in groups if group["name"] == "bigrams")
-    assert (1 - rate * decay) ** 200 == pytest.approx(math.exp(-2), rel=0.02)
+    assert (1 - rate * decay) ** 200 == pytest.approx(math.exp(-2))
     assert bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=8) == decay
-    assert bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.25) == pytest.approx(decay / 2)
+    less = bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=200, epochs=1.25)
+    assert (1 - rate * less) ** 200 == pytest.approx(math.exp(-1))
+
+
+@pytest.mark.parametrize("steps_of_epoch", [0.2, 1.0, 2.0])
+def test_pairs_decay_to_zero_and_not_beyond_where_a_step_reads_the_text_again(steps_of_epoch):
+    """A large batch of a small text: a factor below -1 a step would make the table grow without end."""
+    decay = bigram_weight_decay(embedding_rate=0.5, steps_of_epoch=steps_of_epoch, epochs=8)
+    groups = parameter_groups(small_model(bigram_vocab_size=32), **RATES | {"embedding_learning_rate": 0.5})
+    (rate,) = (group["lr"] for group in groups if group["name"] == "bigrams")
+    assert (1 - rate * decay) ** steps_of_epoch == pytest.approx(math.exp(-2))
+
+
+def test_embeddings_that_do_not_learn_do_not_decay():
+    assert bigram_weight_decay(embedding_rate=0.0, steps_of_epoch=200, epochs=8) == 0
 
 
 @pytest.mark.parametrize(("optim", "betas"), [("muon", (0.8, 0.99)), ("adamw_torch", (0.9, 0.95))])
@@ -153,7 +179,7 @@ def test_muon_learns_faster_than_it_forgets(tied):
 def test_the_state_of_another_version_is_refused():
     with_pairs = MuonAdamWFactory()(small_model(bigram_vocab_size=32), **RATES)
     without = MuonAdamWFactory()(small_model(bigram_vocab_size=0), **RATES)
-    with pytest.raises(UserError, match="4 parameter groups and this version of hfgpt makes 5"):
+    with pytest.raises(UserError, match="5 parameter groups and this version of hfgpt makes 6"):
         with_pairs.load_state_dict(without.state_dict())
 
 
