@@ -4,7 +4,8 @@ benchmark.
     python benchmarks/ablations.py --text DIR --depths 2 4 --seeds 1 2 [--only no-bigrams kan] [--steps 200]
 
 Each run is one of `hfgpt sweep`, judged by the pieces to tune by, so a stopped run goes on by the same command.
-Writes benchmarks/ablations.md and .json.
+Writes benchmarks/ablations.md and .json; what stands there of other switches and depths, by the same steps and seeds,
+stays.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 from learning import CONTEXT, HFGPT, WORKS, run, write_recipe
 from learning_text import write_pieces
@@ -41,6 +43,8 @@ ABLATIONS: dict[str, list[str]] = {
     "one-kv-head": ["--num_key_value_heads", "1"],
     "kan": ["--linear_type", "kan"],
     "adamw": ["--optim", "adamw_torch_fused", "--learning_rate", "1e-3"],
+    "adamw-3e-3": ["--optim", "adamw_torch_fused", "--learning_rate", "3e-3"],
+    "adamw-1e-2": ["--optim", "adamw_torch_fused", "--learning_rate", "1e-2"],
 }
 Losses = dict[str, dict[int, list[float]]]  # bits per byte by ablation and depth, one a seed
 
@@ -81,9 +85,9 @@ def losses_of(name: str, recipe: Path, folder: Path, depth: int, flops: float, s
     return [row["val_bits_per_byte"] for row in table["runs"]]
 
 
-def report(losses: Losses, arguments: argparse.Namespace) -> str:
-    """The table in Markdown: the change of the mean loss by each ablation, worst first."""
-    depths = arguments.depths
+def report(losses: Losses, steps: int, seeds: list[int]) -> str:
+    """The table in Markdown: the change of the mean loss by each ablation, worst at the least depth first."""
+    depths = sorted({depth for by_depth in losses.values() for depth in by_depth})
     lines = ["| turned | " + " | ".join(f"d{depth}" for depth in depths) + " |", "|---|" + "---|" * len(depths)]
     base = {depth: statistics.mean(losses[BASE][depth]) for depth in depths}
     lines.append(f"| {BASE} | " + " | ".join(f"{base[depth]:.4f}" for depth in depths) + " |")
@@ -94,24 +98,37 @@ def report(losses: Losses, arguments: argparse.Namespace) -> str:
         for name, by_depth in losses.items()
         if name != BASE
     }
-    for name, by_depth in sorted(changes.items(), key=lambda item: -max(item[1].values())):
-        cells = " | ".join("diverged" if math.isinf(by_depth[d]) else f"{by_depth[d]:+.4f}" for d in depths)
+    for name, by_depth in sorted(changes.items(), key=lambda item: -item[1].get(depths[0], 0.0)):
+        cells = " | ".join(_cell(by_depth.get(depth)) for depth in depths)
         lines.append(f"| `{' '.join(ABLATIONS[name])}` | {cells} |")
-    spread = max(statistics.stdev(values) for values in losses[BASE].values())
+    spreads = ", ".join(f"{statistics.stdev(losses[BASE][depth]):.4f} at d{depth}" for depth in depths)
     return f"""# Ablations
 
 `python benchmarks/ablations.py --text DIR --depths {" ".join(map(str, depths))} --seeds \
-{" ".join(map(str, arguments.seeds))} --steps {arguments.steps}\
-{" --only " + " ".join(arguments.only) if arguments.only else ""}`
+{" ".join(map(str, seeds))} --steps {steps}`
 
-Bits per byte on held-out pieces, mean of {len(arguments.seeds)} seeds, after the FLOPs of {arguments.steps} steps of
-{WORKS["a"].rows * CONTEXT:,} tokens; below the first row the change, more is worse. The seeds of the first row differ
-by a standard deviation of {spread:.4f}.
+Bits per byte on held-out pieces, mean of {len(seeds)} seeds, after the FLOPs of {steps} steps of
+{WORKS["a"].rows * CONTEXT:,} tokens; below the first row the change, more is worse. The seeds of the first row have a
+standard deviation of {spreads}. "-" was not run.
 
 {chr(10).join(lines)}
 
 Machine: {describe_machine()}
 """
+
+
+def _cell(change: float | None) -> str:
+    if change is None:
+        return "-"
+    return "diverged" if math.isinf(change) else f"{change:+.4f}"
+
+
+def earlier(path: Path, setting: dict[str, Any]) -> Losses:
+    """What stands in `path` of the same setting."""
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if record.get("setting") != setting:
+        return {}
+    return {name: {int(d): values for d, values in found.items()} for name, found in record["losses"].items()}
 
 
 def main() -> None:
@@ -121,17 +138,20 @@ def main() -> None:
     fraction = write_pieces(arguments.text, folder / "pieces.jsonl", tune=True)
     recipe = write_recipe(folder, WORKS["a"], fraction)
     run([*HFGPT, "data", "prepare", recipe, "--output_root", folder])
-    losses: Losses = {}
+    setting = {"steps": arguments.steps, "seeds": arguments.seeds}
+    losses = earlier(HERE / "ablations.json", setting)
     for name in [BASE, *(arguments.only or [name for name in ABLATIONS if name != BASE])]:
-        losses[name] = {}
+        losses.setdefault(name, {})
         for depth in arguments.depths:
             flops = flops_of_base(recipe, folder, depth, arguments.steps)
             losses[name][depth] = losses_of(name, recipe, folder, depth, flops, arguments.seeds)
             print(name, depth, losses[name][depth], flush=True)
-    text = report(losses, arguments)
+    text = report(losses, **setting)
     print(text)
     (HERE / "ablations.md").write_text(text, encoding="utf-8")
-    (HERE / "ablations.json").write_text(json.dumps(losses, indent=1), encoding="utf-8")
+    (HERE / "ablations.json").write_text(
+        json.dumps({"setting": setting, "losses": losses}, indent=1), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

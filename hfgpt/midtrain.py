@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     set_seed(args.seed)
     model = load_model(start, tokenizer, data.max_length, recipe.model.attn_implementation)
     agree_on_tokens(model, tokenizer, is_chat=True)
-    earlier, ended_at = where_rates_ended(Path(start))
+    earlier, ended_at = where_rates_ended(Path(start), args.optimizer_name)
     if args.rate_scale is None:
         args.rate_scale = ended_at
         say(f"rates start at {ended_at:.0%} of the highest of {start}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hfgpt.errors import UserError
-from hfgpt.model.from_recipe import architecture_of
+from hfgpt.model.from_recipe import architecture_of, vocabulary_of
 from hfgpt.recipe import Recipe, load_recipe
 from hfgpt.training.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from hfgpt.training.activations import AttentionKernel
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
 def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
     data = recipe.data
     return make_plan(
-        architecture_of(recipe.model, recipe.tokenizer.vocab_size, data.max_length),
+        architecture_of(recipe.model, vocabulary_of(recipe), data.max_length),
         depth=recipe.model.depth,
         optimizer=given.optim,
         max_length=data.max_length,
@@ -171,9 +171,11 @@ def _backwards(
             f"sets depth alone, as {BUDGET_RECIPE}."
         )
 
+    vocab_size = vocabulary_of(recipe)
+
     def architecture_at(depth: int) -> dict[str, Any]:
         model = type(recipe.model)(**asdict(recipe.model) | {"depth": depth})
-        return architecture_of(model, recipe.tokenizer.vocab_size, recipe.data.max_length)
+        return architecture_of(model, vocab_size, recipe.data.max_length)
 
     depth_is_flag = recipe.given_by.get(("model", "depth")) == "flag"
     return purchase(

@@ -2,6 +2,7 @@
 what is complete is passed over."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -167,6 +168,21 @@ def launch_command(stage: str, accelerate_config: str | None = None) -> list[str
     return [sys.executable, "-m", "hfgpt.cli", stage]
 
 
+def without_overwrite(words: list[str]) -> list[str]:
+    """The words of a command that goes on with what it left, without the flag that would begin anew."""
+    kept: list[str] = []
+    is_value = False
+    for word in words:
+        if word.startswith("--"):
+            is_value = word == "--overwrite"
+            if is_value or word.startswith("--overwrite="):
+                continue
+        elif is_value:
+            continue
+        kept.append(word)
+    return kept
+
+
 def split_token(words: list[str]) -> tuple[list[str], str | None]:
     """The words of a command as they may be printed and kept, and the `hub_token` that was among them."""
     kept: list[str] = []
@@ -213,5 +229,5 @@ def run_stage(command: list[str], **options: Any) -> int:
 def _command_again(words: list[str], own: RunFlags, stage: str) -> str:
     until = ["--until", own.until] if own.until else []
     config = ["--accelerate_config", own.accelerate_config] if own.accelerate_config else []
-    words, _ = split_token(words)
-    return " ".join(["hfgpt run", *(w for w in words if w != "--overwrite"), *config, "--from", stage, *until])
+    words = without_overwrite(split_token(words)[0])
+    return shlex.join(["hfgpt", "run", *words, *config, "--from", stage, *until])

@@ -22,7 +22,7 @@ from hfgpt.recipe_values import coerce
 from hfgpt.report.sweep_report import write_sweep_report
 from hfgpt.report.sweep_results import LOSS_NAMES, SweepRun, read_sweep_run, shared_loss
 from hfgpt.report.tables import short_number, short_time
-from hfgpt.run import launch_command, run_stage, split_token, with_token_aside
+from hfgpt.run import launch_command, run_stage, split_token, with_token_aside, without_overwrite
 from hfgpt.sweep_grid import STAGE, PlannedRun, plan_runs, plan_table, split_grid
 from hfgpt.workspace import FINAL_METRICS
 
@@ -88,7 +88,8 @@ def main(argv: list[str]) -> int:
         print(f"      failed with exit code {failure.code}: {failure.sentence}", flush=True)
         if own.stop_on_failure or failure.code == STOPPED:
             break
-    return _finish(complete, failures, folder, shlex.join(["hfgpt", "sweep", *split_token(argv)[0]]))
+    go_on = shlex.join(["hfgpt", "sweep", *without_overwrite(split_token(argv)[0])])
+    return _finish(complete, failures, folder, go_on)
 
 
 def _own_flags(flags: list[tuple[str, list[str]]]) -> tuple[SweepFlags, list[tuple[str, list[str]]]]:
@@ -114,7 +115,14 @@ def _own_flags(flags: list[tuple[str, list[str]]]) -> tuple[SweepFlags, list[tup
 def _processes(accelerate_config: str | None) -> int:
     """Processes that train one run together, as far as the plan must know them."""
     if accelerate_config:
-        return int(yaml.safe_load(Path(accelerate_config).read_text(encoding="utf-8")).get("num_processes") or 1)
+        try:
+            said = yaml.safe_load(Path(accelerate_config).read_text(encoding="utf-8"))
+            return int(said.get("num_processes") or 1)
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--accelerate_config {accelerate_config} is no config of accelerate's ({reason})."
+            ) from error
     import torch
 
     return max(1, torch.cuda.device_count())

@@ -13,7 +13,7 @@ from typing import Any
 
 from hfgpt.data.prepared import digest_of
 from hfgpt.errors import UserError
-from hfgpt.model.from_recipe import architecture_of
+from hfgpt.model.from_recipe import architecture_of, vocabulary_of
 from hfgpt.recipe import SHARED_SECTIONS, Recipe, is_list, load_recipe
 from hfgpt.report.tables import markdown_table, short_number
 from hfgpt.training.arguments import PretrainArguments
@@ -113,7 +113,7 @@ def _plan_run(name: str, words: list[str], swept: list[str], folder: Path, num_p
     data = recipe.data
     args: Any = recipe.section(STAGE, checked_arguments())
     plan = make_plan(
-        architecture_of(recipe.model, recipe.tokenizer.vocab_size, data.max_length),
+        architecture_of(recipe.model, vocabulary_of(recipe), data.max_length),
         depth=None if args.model_name_or_path else recipe.model.depth,
         optimizer=args.optim,
         max_length=data.max_length,

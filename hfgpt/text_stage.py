@@ -47,6 +47,7 @@ def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, trai
         rates=rates,
     )
     args.max_steps, args.gradient_accumulation_steps = plan.max_steps, plan.batch.grad_accum_steps
+    args.per_device_train_batch_size = plan.batch.per_device_batch_size
     return plan
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hfgpt.cli import main
+from hfgpt.data.tokenizer import train_tokenizer
 
 
 @pytest.fixture
@@ -73,6 +74,22 @@ def test_a_budget_names_depth_and_tokens_and_its_plan_costs_what_it_was(plan):
     made = plan(*words, "--gpu", "H100", "--price", "3.0")
     assert made["dollars"] == pytest.approx(100, rel=0.001)
     assert made["tokens"] == pytest.approx(best["tokens"], rel=0.001)
+
+
+def test_the_vocabulary_is_that_of_the_tokenizer_that_is_named(plan, tmp_path, capsys):
+    tokenizer = train_tokenizer(["one two three " * 50], 300)
+    tokenizer.save_pretrained(tmp_path / "mine")
+    named = ["--tokenizer.name_or_path", str(tmp_path / "mine")]
+    assert plan("d12", *named)["parameters"] == plan("d12", "--vocab_size", str(len(tokenizer)))["parameters"]
+    elsewhere = ["--tokenizer.name_or_path", "someone/never-fetched"]
+    assert main(["plan", "d12", *elsewhere]) == 2
+    assert "someone/never-fetched has not been downloaded yet" in capsys.readouterr().err
+    assert plan("d12", *elsewhere, "--vocab_size", "5000") == plan("d12", "--vocab_size", "5000")
+
+
+def test_rates_that_the_recipe_leaves_open_are_scaled(plan):
+    rates = plan("d12", "--rate_scale", "0.5", "--head_learning_rate", "0.1")["rates"]
+    assert (rates["learning_rate"], rates["head_learning_rate"]) == (0.01, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from commands import run, succeed
@@ -68,10 +69,15 @@ def test_a_run_with_another_token_is_the_same_run(recipe, tmp_path):
         (("--depth", "1", "2", "--output_dir", "here"), "write --output_root or --name"),
         (("--depth", "1", "2", "--total_batch_size", "255"), "the nearest possible: 256"),
         (("--depth", "1", "2", "--accelerate_config", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (("--depth", "1", "2", "--accelerate_config", "EMPTY"), "is no config of accelerate's"),
+        (("--depth", "1", "2", "--accelerate_config", "BROKEN"), "is no config of accelerate's"),
         (("--depth", "1", "2", "--dry_run", "perhaps"), "--dry_run must be true or false"),
     ],
 )
 def test_a_mistake_is_said_before_anything_runs(recipe, tmp_path, capsys, flags, words):
+    for name, text in {"EMPTY": "", "BROKEN": "num_processes: [1\n"}.items():
+        (tmp_path / name).write_text(text)
+    flags = tuple(str(tmp_path / flag) if flag in ("EMPTY", "BROKEN") else flag for flag in flags)
     assert main(["sweep", str(recipe), "--output_root", str(tmp_path / "runs"), *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
@@ -133,15 +139,33 @@ def test_a_complete_run_of_other_settings_is_not_taken_for_this_one(finished, ca
 
 
 @pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoint(recipe, tmp_path):
+    words = ("hfgpt", "sweep", recipe, "--max_steps", "6", "8", "--save_steps", "2", "--output_root", tmp_path)
+    kept = tmp_path / "small-sweep" / "max_steps-8" / "pretrain"
+    succeed(*words)
+    losses = [record["loss"] for record in read_records(kept / "metrics.jsonl") if "loss" in record]
+    for name in ("final_metrics.json", "model.safetensors"):  # as a run that lost its machine after step 6
+        (kept / name).unlink()
+    for folder in kept.glob("checkpoint-8"):
+        shutil.rmtree(folder)
+    gone_on = succeed(*words)
+    assert "max_steps-6: complete, passed over" in gone_on.stdout
+    log = (kept.parent / "log.txt").read_text()
+    assert "from step 6" in log or "checkpoint-6" in log
+    assert [record["loss"] for record in read_records(kept / "metrics.jsonl") if "loss" in record] == losses
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_go_on(recipe, tmp_path):
     words = ("hfgpt", "sweep", recipe, "--lr_scheduler_type", "no_such_one", "cosine", "--output_root", tmp_path)
     words += ("--hub_token", "hf_secret")
     stopped = run(*words, "--stop_on_failure")
     assert stopped.returncode == 2 and not list(tmp_path.glob("small-sweep/*cosine/*"))
-    failed = run(*words)
+    failed = run(*words, "--overwrite")
     assert failed.returncode == 2
     assert "lr_scheduler_type-no_such_one failed: " in failed.stderr and "no_such_one" in failed.stderr
     assert "Traceback" not in failed.stderr and "go on with: hfgpt sweep" in failed.stderr
+    assert "--overwrite" not in failed.stderr  # which would begin the complete run anew, too
     assert (tmp_path / "small-sweep" / "lr_scheduler_type-cosine" / "pretrain" / "final_metrics.json").is_file()
     report = (tmp_path / "small-sweep" / "sweep.md").read_text()
     assert "| lr_scheduler_type-cosine" in report and "- lr_scheduler_type-no_such_one failed: " in report

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hfgpt.data.rows import RowCollator, collate_rows
-from hfgpt.model.from_recipe import architecture_of
+from hfgpt.model.from_recipe import architecture_of, vocabulary_of
 from hfgpt.recipe import Recipe
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.plan import Plan, make_plan
@@ -56,7 +56,7 @@ def make_workload(recipe: Recipe) -> Workload:
     data = recipe.data
     recipe.sections.setdefault(STAGE, {}).update(QUIET, output_dir=tempfile.gettempdir())
     args = recipe.section(STAGE, PretrainArguments, seed=data.seed)
-    architecture = architecture_of(recipe.model, recipe.tokenizer.vocab_size, data.max_length)
+    architecture = architecture_of(recipe.model, vocabulary_of(recipe), data.max_length)
     rates = args.fill_rates(architecture)
     plan = make_plan(
         architecture,
@@ -72,6 +72,7 @@ def make_workload(recipe: Recipe) -> Workload:
         rates=rates,
     )
     args.max_steps, args.gradient_accumulation_steps = MAX_STEPS, plan.batch.grad_accum_steps
+    args.per_device_train_batch_size = plan.batch.per_device_batch_size
     return Workload(args, architecture, recipe.model.attn_implementation, plan, rates, data.cross_document_attention)
 
 

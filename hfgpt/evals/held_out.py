@@ -20,7 +20,8 @@ class HeldOutBitsPerByte:
         losses = losses[:, :-1]
         text_losses, num_bytes = text_sums(losses, labels, self.token_bytes.to(labels.device))
         counted = (labels[:, 1:] != -100).sum(dim=-1)
-        return torch.stack((text_losses, num_bytes, losses.sum(dim=-1), counted), dim=-1).double()
+        sums = torch.stack((text_losses, num_bytes, losses.sum(dim=-1), counted), dim=-1)
+        return sums if sums.device.type == "mps" else sums.double()  # an Apple GPU has no float64
 
     def compute(self, prediction: EvalPrediction) -> dict[str, float]:
         """`{"bits_per_byte", "nats_per_token"}` over all rows, each counted once however many processes there are."""

@@ -17,7 +17,8 @@ def load_model(
     name_or_path: str, tokenizer: PreTrainedTokenizerBase, max_length: int, attn_implementation: str | None = None
 ) -> GPTForCausalLM:
     """The model in `name_or_path` (a folder or a Hub id) in float32, ready for rows of `max_length` tokens made with
-    `tokenizer`. Tokens that the tokenizer has beyond the model's own (chat tokens) are added to the model.
+    `tokenizer`. Tokens that the tokenizer has beyond the model's own (chat tokens) are added to the model, and a
+    context longer than its own is written into its config; attention windows and `rope_theta` stay.
 
     Raises UserError for a model that cannot be read, is not hfgpt's, has another vocabulary or too few positions.
     """
@@ -42,6 +43,7 @@ def load_model(
             f"{name_or_path} has {config.max_position_embeddings:,} positions: set data.max_length to that or less, "
             f"not {max_length:,}."
         )
+    config.max_position_embeddings = max(max_length, config.max_position_embeddings)
     if len(wanted) > config.vocab_size:
         model.resize_token_embeddings(len(wanted))
     return model

@@ -536,6 +536,13 @@ class GPTModel(GPTPreTrainedModel):
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(length, device=hidden_states.device) + past_length).unsqueeze(0)
+            # Padding on the left shifts positions, which rotary ones do not mind.
+            if (
+                self.embed_positions is not None
+                and isinstance(attention_mask, torch.Tensor)
+                and attention_mask.ndim == 2
+            ):
+                position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -length:]
         previous_ids: torch.Tensor | None = None
         if input_ids is not None and looks_back(self.config):
             previous_ids = previous_tokens(input_ids, past_key_values, self.config.num_hidden_layers)

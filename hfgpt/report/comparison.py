@@ -147,9 +147,10 @@ def how_soon(runs: list[ComparedRun]) -> list[str]:
         shares = []
         for column, words in (("tokens", "tokens"), ("flops", "FLOPs"), ("seconds", "time")):
             x, losses = run.curve(column, loss)
-            reached, whole = _crossing(x, losses, target), first.last(column)
-            if reached is not None and whole:
-                shares.append(f"{reached / whole:.2f} of its {words}")
+            spent = first.curve(column, loss)[0][-1:]  # when it wrote that loss; it may have gone on since
+            reached = _crossing(x, losses, target)
+            if reached is not None and any(spent):
+                shares.append(f"{reached / spent[0]:.2f} of its {words}")
         what = f"{first.name}'s last {LOSS_NAMES[loss]} ({target:.4f})"
         lines.append(
             f"{run.name} reached {what} at {', '.join(shares)}." if shares else f"{run.name} never reached {what}."

@@ -246,8 +246,7 @@ class StageArguments(TrainingArguments):
         """Set the rates that are null, from those of an `earlier` stage that used the same optimizer or else from the
         model's shape, times `rate_scale`; returns all rates that this optimizer uses."""
         defaults = default_rates(architecture, self.uses_muon)
-        if earlier and set(defaults) <= set(earlier):
-            defaults = {name: earlier[name] for name in defaults}
+        defaults = {name: (earlier or {}).get(name, rate) for name, rate in defaults.items()}
         rates = fill_rates(defaults, {name: getattr(self, name) for name in defaults}, self.rate_scale)
         for name, rate in rates.items():
             setattr(self, name, rate)

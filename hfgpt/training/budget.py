@@ -114,10 +114,18 @@ def flops_per_token(architecture: Mapping[str, Any], sequence_length: int) -> in
     return 6 * scaling_parameters(a) + attention
 
 
-def default_batch_tokens(target_tokens: float) -> int:
-    """Tokens in a batch for a run of `target_tokens`: a power of two by nanochat's law (see the constants above)."""
+def default_batch_rows(target_tokens: float, max_length: int) -> int:
+    """Rows of `max_length` tokens in a batch for a run of `target_tokens`: a power of two by nanochat's law (see the
+    constants above)."""
     horizon = target_tokens / (DEPTH_SERIES_RATIO * REFERENCE_HORIZON_PARAMETERS)
-    return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * horizon**BATCH_GROWTH))
+    return 2 ** max(0, round(math.log2(REFERENCE_BATCH_TOKENS * horizon**BATCH_GROWTH / max_length)))
+
+
+def rows_that_divide(total_rows: int, per_device: int, num_processes: int) -> int:
+    """The most rows of a pass, up to `per_device`, with which passes of all processes make up `total_rows`;
+    `per_device` itself where none does."""
+    fitting = (rows for rows in range(per_device, 0, -1) if total_rows % (rows * num_processes) == 0)
+    return next(fitting, per_device)
 
 
 @dataclass(frozen=True)

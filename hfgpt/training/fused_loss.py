@@ -42,17 +42,21 @@ def _fused_loss(name: str, softcap: float | None) -> Callable[..., torch.Tensor]
 def torch_linear_cross_entropy(
     hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float | None = None
 ) -> torch.Tensor:
-    """`hfgpt.model.linear_cross_entropy.linear_cross_entropy` by torch's own function, which takes no soft cap."""
+    """`hfgpt.model.linear_cross_entropy.linear_cross_entropy` by torch's own function, which takes no soft cap.
+
+    In bfloat16 its gradient of the head is rougher than the chunked one: torch adds up its chunks in bfloat16.
+    """
     assert softcap is None
     dtype = product_dtype(hidden_states)
-    return F.linear_cross_entropy(
+    losses = F.linear_cross_entropy(
         hidden_states.to(dtype),
         weight.to(dtype),
         targets,
-        reduction="sum",
+        reduction="none",  # its own sum is of the product's dtype: in bfloat16 it stands still after a few hundred
         ignore_index=IGNORED,
         options=torch.nn.LinearCrossEntropyOptions(),  # without options it builds all logits
-    ).float()
+    )
+    return losses.float().sum()
 
 
 def liger_linear_cross_entropy(

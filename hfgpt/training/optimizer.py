@@ -176,9 +176,9 @@ def parameter_groups(
     betas: tuple[float, float] = (0.8, 0.99),
     eps: float = 1e-10,
 ) -> list[dict[str, Any]]:
-    """Groups for MuonAdamW: block matrices to Muon; embeddings, value embeddings (null: at the embeddings' rate), head,
-    vectors and scalars to AdamW at their own rates, the table of token pairs at half the embeddings' with a decay of
-    its own. A matrix of one row is a vector.
+    """Groups for MuonAdamW: block matrices to Muon; embeddings, value embeddings (None: at the embeddings' rate),
+    head, vectors and scalars to AdamW at their own rates, the table of token pairs at half the embeddings' with a
+    decay of its own. A matrix of one row is a vector.
 
     Every trainable parameter is in exactly one group; an embedding tied to the head trains as the head, for the
     embeddings' rate breaks it. The first beta and eps are nanochat's, the second beta and the pairs' rate are measured

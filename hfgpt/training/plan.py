@@ -11,9 +11,10 @@ from hfgpt.training.budget import (
     Length,
     ParameterCount,
     count_parameters,
-    default_batch_tokens,
+    default_batch_rows,
     flops_per_token,
     plan_batch,
+    rows_that_divide,
     scaling_parameters,
     steps_by_method,
 )
@@ -33,6 +34,7 @@ class Plan:
     train_rows: int | None
     optimizer: str
     rates: Mapping[str, float]
+    most_rows: int  # of a pass, as the recipe says; the batch may need fewer
 
     @property
     def length(self) -> Length:
@@ -102,13 +104,14 @@ class Plan:
             "on one process; activations come on top",
             f"FLOPs       {self.flops_per_token:,} for one token, forward and backward",
             f"batch       {b.max_length:,} x {b.per_device_batch_size} rows x {b.num_processes} process(es) x "
-            f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step",
+            f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step"
+            + (f" ({self.most_rows} rows do not divide it)" if self.most_rows != b.per_device_batch_size else ""),
         ]
         for i, length in enumerate(self.lengths):
             lines.append(f"{'length' if i == 0 else '':<11} {self._length_line(length)}")
         if self.length.steps is not None:
             same = " or ".join(f"{method} {value}" for method, value in self.same_length().items())
-            lines.append(f"            the same run by {same}")
+            lines.append(f"            as many tokens by {same}")
         rates = ", ".join(f"{name.removesuffix('_rate').replace('_', ' ')} {r:.3g}" for name, r in self.rates.items())
         lines.append(f"optimizer   {self.optimizer}: {rates}")
         return "\n".join(lines)
@@ -147,7 +150,9 @@ def make_plan(
     rates: Mapping[str, float | None] | None = None,
     rate_scale: float | None = None,
 ) -> Plan:
-    """Derive batch and length. With `depth` set, a length and a batch that nobody gave come from the dial.
+    """Derive batch and length. With `depth` set, a length and a batch that nobody gave come from the dial: the batch
+    from the tokens that `target_flops` or the ratio asks for, and the same on any number of processes. A pass then has
+    at most `per_device_batch_size` rows, so that passes make it up.
 
     Raises UserError for a batch that cannot be divided, and where no length is set at all.
     """
@@ -158,12 +163,14 @@ def make_plan(
                 "no length is set: give max_steps, target_flops, target_param_data_ratio or num_train_epochs."
             )
         target_param_data_ratio = DEPTH_SERIES_RATIO
+    fitting = per_device_batch_size
     if depth is not None and total_batch_size is None and grad_accum_steps == 1:
-        one_pass = max_length * per_device_batch_size * num_processes
-        ratio = target_param_data_ratio or DEPTH_SERIES_RATIO
-        wanted = default_batch_tokens(ratio * scaling_parameters(architecture))
-        total_batch_size = max(1, round(wanted / one_pass)) * one_pass
-    batch = plan_batch(total_batch_size, max_length, per_device_batch_size, num_processes, grad_accum_steps)
+        horizon = (target_param_data_ratio or DEPTH_SERIES_RATIO) * scaling_parameters(architecture)
+        if target_flops and not (max_steps and max_steps > 0):
+            horizon = target_flops / flops_per_token(architecture, max_length)
+        rows = default_batch_rows(horizon, max_length)
+        total_batch_size, fitting = rows * max_length, rows_that_divide(rows, per_device_batch_size, num_processes)
+    batch = plan_batch(total_batch_size, max_length, fitting, num_processes, grad_accum_steps)
     lengths = steps_by_method(
         architecture,
         batch,
@@ -182,4 +189,5 @@ def make_plan(
         train_rows,
         optimizer,
         fill_rates(default_rates(architecture, optimizer == "muon"), rates or {}, rate_scale),
+        per_device_batch_size,
     )

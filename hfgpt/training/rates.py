@@ -60,15 +60,18 @@ def bigram_weight_decay(embedding_rate: float, steps_of_epoch: float, epochs: fl
     return lost_a_step / (BIGRAM_SHARE_OF_RATE * embedding_rate)
 
 
-def where_rates_ended(folder: Path) -> tuple[dict[str, float], float]:
+def where_rates_ended(folder: Path, optimizer: str) -> tuple[dict[str, float], float]:
     """The rates of the run that left `folder`, and the share of them at which its schedule ended.
 
     The share is 1 where the schedule fell below a tenth, which leaves too little to carry on: the rates then start
-    anew from their highest. No rates and 1 for a folder that no run of ours left, as a model from the Hub.
+    anew from their highest. No rates and 1 for a folder that no run of ours left, as a model from the Hub, and for a
+    run by another `optimizer`: Muon's rate would break AdamW's weights.
     """
     try:
         began = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return {}, 1.0
+    if began.get("optimizer") != optimizer:
         return {}, 1.0
     rates = {name: float(value) for name, value in began.items() if name.endswith("learning_rate")}
     last = [record["learning_rate"] for record in read_records(folder / METRICS_FILE) if "learning_rate" in record]

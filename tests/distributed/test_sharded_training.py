@@ -59,7 +59,8 @@ def pretrain(root: Path, name: str, *flags: str, config: Path | None = None) -> 
         if "fsdp2" in config.name:
             command += ["--num_processes", "2", ON_CPU, "pretrain"]
         else:
-            command += [*(["--num_processes", "2"] if config.name == "zero3.yaml" else []), "hfgpt/pretrain.py"]
+            for_gpus = config.name in ("ddp.yaml", "zero3.yaml")
+            command += [*(["--num_processes", "2"] if for_gpus else []), "hfgpt/pretrain.py"]
     device = [] if config is not None and config.name == "cpu_ddp.yaml" else ["--use_cpu"]  # cpu_ddp.yaml says so
     succeed(*command, *SHAPE, *DATA, *BATCH, *QUIET, *device, *where, *flags, OMP_NUM_THREADS="1")
     return folder
@@ -156,6 +157,16 @@ def test_lm_eval_tasks_score_alike_under_fsdp2_and_in_one_process(root):
 def test_single_yaml_trains_one_process(root):
     folder = pretrain(root, "single", "--max_steps", "2", config=CONFIGS / "single.yaml")
     assert len(recorded(folder, "loss")) == 2
+
+
+def test_ddp_yaml_trains_two_processes_as_one_does(root):
+    """On a CPU the processes talk by gloo; the rest is what GPUs do."""
+    flags = ["--max_steps", "4", "--sample_steps", "0", "--eval_strategy", "no"]
+    one = pretrain(root, "alone", *flags)
+    two = pretrain(root, "ddp", *flags, config=CONFIGS / "ddp.yaml")
+    assert len(recorded(two, "loss")) == 4
+    assert max(differences(recorded(one, "loss"), recorded(two, "loss"))) < 1e-3
+    assert json.loads((two / "identity.json").read_text())["tokens_per_step"] == 512
 
 
 def test_the_slurm_script_trains_over_two_machines(root, tmp_path):

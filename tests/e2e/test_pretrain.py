@@ -210,6 +210,9 @@ def test_training_goes_on_from_a_model_that_is_named(pretrain):
     first = pretrain(name="first")
     second = pretrain("--model_name_or_path", str(first), name="second")
     assert losses(second)[0] < losses(first)[0] - 0.5
+    rows = ("--max_length", "128", "--per_device_train_batch_size", "4")
+    longer = pretrain("--model_name_or_path", str(first), *rows, name="longer")
+    assert json.loads((longer / "config.json").read_text())["max_position_embeddings"] == 128
 
 
 def test_tokens_that_the_tokenizer_has_beyond_the_models_are_added(pretrain, root):

@@ -58,6 +58,16 @@ def test_left_padding_changes_nothing(small_model, family, prompts, cache) -> No
 
 
 @torch.no_grad()
+def test_left_padding_changes_no_logits_where_nobody_gives_positions(small_model, family, prompts) -> None:
+    """As TRL's GRPO asks for the log-probabilities of what was generated."""
+    model = small_model(family, tie_word_embeddings=False)
+    alone = model(prompts).logits
+    padded = torch.cat([torch.zeros_like(prompts[:, :5]), prompts], dim=1)
+    mask = torch.cat([torch.zeros_like(prompts[:, :5]), torch.ones_like(prompts)], dim=1)
+    assert torch.allclose(model(padded, attention_mask=mask).logits[:, 5:], alone, atol=1e-5)
+
+
+@torch.no_grad()
 def test_beam_search_finds_the_same_with_and_without_cache(small_model, family, prompts) -> None:
     model = small_model(family, tie_word_embeddings=False)
     beams = greedy(model, prompts, num_beams=3)

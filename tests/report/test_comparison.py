@@ -41,6 +41,16 @@ def test_where_they_stand_and_how_soon_one_reaches_the_other(two_runs):
     assert how_soon([fast, slow]) == ["slow never reached fast's last bits per byte (0.9000)."]
 
 
+def test_a_run_that_went_on_since_its_last_evaluation_is_compared_as_of_then(tmp_path):
+    records = falling_records(TOKENS, [3.0, 2.0, 1.5, 1.25])
+    later = {name: 1.5 * value for name, value in records[-1].items() if name in ("tokens", "flops", "seconds")}
+    for name in ("a", "b"):
+        unfinished = [*records, {"step": 6, "loss": 1.0} | later]
+        write_stage(tmp_path / name / "pretrain", unfinished, {"model": {"depth": 2}}, is_complete=False)
+    (line,) = how_soon(open_runs([tmp_path / "a", tmp_path / "b"]))
+    assert line.endswith("at 1.00 of its tokens, 1.00 of its FLOPs, 1.00 of its time.")
+
+
 def test_the_report_names_what_differs_in_the_order_of_the_recipe(two_runs):
     report = comparison_report(open_runs(two_runs), "picture.png")
     stated, derived = report.split("## Where the recipes differ")[1].split("## Derived values that differ")

@@ -8,7 +8,7 @@ from hfgpt.errors import UserError
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.from_recipe import architecture_of
 from hfgpt.training.budget import count_parameters, flops_per_token, plan_batch, scaling_parameters
-from hfgpt.training.plan import make_plan
+from hfgpt.training.plan import Plan, make_plan
 
 SHAPES = {
     "d4": ModelArguments(depth=4),
@@ -81,6 +81,41 @@ def test_a_run_without_a_length_is_refused_unless_depth_gives_one():
     )
     assert plan.length.by == "target_param_data_ratio"
     assert plan.batch.tokens_per_step == 524_288  # nanochat's d12 batch
+
+
+def dial(depth: int, max_length: int = 2048, **settings) -> Plan:
+    architecture = architecture_of(ModelArguments(depth=depth), vocab_size=32_768, max_length=max_length)
+    usual = {"per_device_batch_size": 16, "num_processes": 1}
+    return make_plan(architecture, depth=depth, optimizer="muon", max_length=max_length, **usual | settings)
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "fitting"), [(16, 1, 16), (12, 8, 8), (6, 8, 4), (16, 64, 4), (3, 1, 2)]
+)
+def test_the_dials_batch_is_the_same_on_any_machine_and_a_pass_has_the_rows_that_make_it_up(rows, processes, fitting):
+    plan = dial(12, per_device_batch_size=rows, num_processes=processes)
+    assert plan.batch.tokens_per_step == 524_288 and plan.max_steps == dial(12).max_steps
+    assert plan.batch.per_device_batch_size == fitting
+    assert (f"({rows} rows do not divide it)" in plan.as_text()) is (fitting != rows)
+
+
+def test_processes_among_which_the_dials_batch_cannot_be_shared_are_refused():
+    with pytest.raises(UserError, match=r"524,288 .* 24 process\(es\) = 786,432; the nearest possible: 786,432"):
+        dial(12, num_processes=24)
+
+
+def test_the_dials_batch_is_of_rows_whatever_their_length():
+    assert dial(12, max_length=1000).batch.tokens_per_step == 512_000
+    assert dial(1, max_length=1_000_000, per_device_batch_size=1).batch.rows_per_step == 1
+
+
+def test_a_shorter_horizon_takes_a_smaller_batch():
+    """By FLOPs as by tokens: runs of equal FLOPs would else have too few steps for their schedule."""
+    long, short = dial(12), dial(12, target_flops=1e16)
+    assert short.batch.tokens_per_step == 65_536 and short.max_steps > 100
+    ratio = short.total_tokens / scaling_parameters(short.architecture)
+    assert dial(12, target_param_data_ratio=ratio).batch == short.batch
+    assert dial(12, max_steps=5).batch == long.batch  # a trial of the long run has its steps
 
 
 def test_impossible_shapes_are_refused_in_one_sentence():

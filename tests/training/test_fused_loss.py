@@ -5,7 +5,7 @@ import torch
 
 from hfgpt import GPTConfig, GPTForCausalLM
 from hfgpt.errors import UserError
-from hfgpt.training.fused_loss import use_fused_loss
+from hfgpt.training.fused_loss import torch_linear_cross_entropy, use_fused_loss
 
 
 def small_model(softcap: float) -> GPTForCausalLM:
@@ -29,6 +29,16 @@ def test_torchs_own_gives_the_loss_and_gradients_of_the_models() -> None:
     (loss, gradient), (expected, expected_gradient) = step(model, "torch"), step(model, None)
     assert loss == pytest.approx(expected, abs=1e-5)
     assert (gradient - expected_gradient).abs().max() < 1e-5 < expected_gradient.abs().max()
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch has linear_cross_entropy from 2.13 on")
+def test_torchs_own_adds_up_a_large_vocabulary_in_bfloat16_without_loss() -> None:
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(1024, 64), 0.2 * torch.randn(32768, 64), torch.randint(32768, (1024,))
+    expected = torch.nn.functional.cross_entropy(hidden @ head.T, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = torch_linear_cross_entropy(hidden, head, targets) / 1024
+    assert loss.item() == pytest.approx(expected.item(), abs=2e-3)
 
 
 @pytest.mark.gpu
