@@ -16,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 HFGPT = [sys.executable, "-m", "hfgpt.cli"]
 CONTEXT = 256
 VOCABULARY = 4096
+Side = dict[str, Any]  # "machine", "commit" and "figures"
 Figures = dict[str, float]  # step, seconds of training before it, tokens_per_second, bits_per_byte
 
 
@@ -119,11 +121,18 @@ def train_rival(side: str, prepared: Path, work: Work, seed: int, options: list[
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def kept(path: Path, train: Callable[[], list[Figures]]) -> list[Figures]:
-    """The figures of one side: those that an earlier run left in `path`, or those of training it now."""
+def kept(path: Path, train: Callable[[], list[Figures]], source: Path) -> Side:
+    """One side: what an earlier run left in `path`, or what training it now gives, with the machine and the commit of
+    the repository `source` that it was trained by."""
     if not path.exists():
-        path.write_text(json.dumps(train()), encoding="utf-8")
+        made = {"machine": describe_machine(), "commit": commit_of(source), "figures": train()}
+        path.write_text(json.dumps(made), encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def commit_of(repository: Path) -> str:
+    done = subprocess.run(["git", "-C", repository, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def run(command: list[Any]) -> str:
@@ -134,6 +143,14 @@ def run(command: list[Any]) -> str:
     if done.returncode:
         raise SystemExit(f"{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def provenance(sides: dict[str, Side]) -> str:
+    """Which sides were trained on which machine, by which commits."""
+    machines: dict[str, list[str]] = {}
+    for name, side in sides.items():
+        machines.setdefault(side["machine"], []).append(f"{name} ({side['commit']})")
+    return "\n\n".join(f"Machine of {'; '.join(names)}: {machine}" for machine, names in machines.items())
 
 
 def table(figures: dict[str, list[Figures]], of_speed: bool) -> str:
@@ -158,10 +175,9 @@ def table(figures: dict[str, list[Figures]], of_speed: bool) -> str:
     return "\n".join(lines)
 
 
-def report(
-    name: str, work: Work, figures: dict[str, list[Figures]], statistics_of_text: dict[str, Any], of_speed: bool
-) -> str:
+def report(name: str, work: Work, sides: dict[str, Side], statistics_of_text: dict[str, Any], of_speed: bool) -> str:
     """The whole record in Markdown."""
+    figures = {side: made["figures"] for side, made in sides.items()}
     ours = [trail[-1]["bits_per_byte"] for side, trail in figures.items() if side.startswith("hfgpt")]
     spread = f" (standard deviation {statistics.stdev(ours):.4f})" if len(ours) > 1 else ""
     mean = f"Mean of hfgpt's {len(ours)} seeds: {statistics.mean(ours):.4f} bits per byte{spread}." if ours else ""
@@ -178,11 +194,12 @@ def report(
         else "The machine did other work meanwhile, so there are no figures of speed."
     )
     what = f"""Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, context {CONTEXT}, {work.rows}
-rows a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens, of
-{statistics_of_text["train"]["rows"]:,} distinct rows. Judged on {held_out["text_bytes"]:,} bytes of held-out text by
-which no rate was chosen. Every side reads the same rows in the same order and is judged on the same rows; hfgpt with
-`depth` alone set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. Rates of GPT-2 and Llama are
-the best of several at depth 4 over 200 steps, on other held-out pieces. {seconds}"""
+rows a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens in
+{work.steps * work.rows:,} rows, of {statistics_of_text["train"]["rows"]:,} distinct ones. Judged on
+{held_out["text_bytes"]:,} bytes of held-out text by which no rate was chosen. Every side reads the same rows in the
+same order and is judged on the same rows; hfgpt with `depth` alone
+set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. Rates of GPT-2 and Llama are the best of
+several at depth 4 over 200 steps, on other held-out pieces. {seconds}"""
     return f"""# Learning: work {name}
 
 `python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {name}{"" if of_speed else " --shared"}`
@@ -193,7 +210,7 @@ the best of several at depth 4 over 200 steps, on other held-out pieces. {second
 
 {mean}
 
-Machine: {describe_machine()}
+{provenance(sides)}
 """
 
 
@@ -213,32 +230,36 @@ def main() -> None:
     run([*HFGPT, "data", "prepare", recipe, "--output_root", folder])
     (record,) = (folder / recipe.stem / "data").glob("*/prepared.json")
     prepared = record.parent
-    figures: dict[str, list[Figures]] = {}
+    sides: dict[str, Side] = {}
     if "hfgpt" in arguments.sides:
         for seed in arguments.seeds:
             done = folder / f"hfgpt-{seed}-{work.steps}.json"
-            figures[f"hfgpt, seed {seed}"] = kept(done, lambda seed=seed: train_hfgpt(recipe, folder, seed))
+            sides[f"hfgpt, seed {seed}"] = kept(done, lambda seed=seed: train_hfgpt(recipe, folder, seed), HERE)
     seed = arguments.seeds[0]
     if "nanochat" in arguments.sides and arguments.nanochat:
         options = ["--checkout", arguments.nanochat, "--compile"]
         done = folder / f"nanochat-{seed}-{work.steps}.json"
-        figures["nanochat"] = kept(done, lambda: train_rival("nanochat", prepared, work, seed, options))
+        train = partial(train_rival, "nanochat", prepared, work, seed, options)
+        sides["nanochat"] = kept(done, train, arguments.nanochat)
     if "gpt2" in arguments.sides:
         gpt2_options = ["--learning_rate", work.gpt2_learning_rate]
         done = folder / f"gpt2-{work.gpt2_learning_rate:g}-{seed}-{work.steps}.json"
-        figures["GPT-2, AdamW"] = kept(done, lambda: train_rival("gpt2", prepared, work, seed, gpt2_options))
+        sides["GPT-2, AdamW"] = kept(done, partial(train_rival, "gpt2", prepared, work, seed, gpt2_options), HERE)
     if "llama" in arguments.sides:
         adamw, muon = work.llama_rates
         llama_options = ["--learning_rate", adamw, "--muon_learning_rate", muon]
         done = folder / f"llama-{adamw:g}-{muon:g}-{seed}-{work.steps}.json"
-        figures["Llama, Muon"] = kept(done, lambda: train_rival("llama", prepared, work, seed, llama_options))
+        sides["Llama, Muon"] = kept(done, partial(train_rival, "llama", prepared, work, seed, llama_options), HERE)
     statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
-    text = report(arguments.work, work, figures, statistics_of_text, of_speed=not arguments.shared)
+    if arguments.shared:  # seconds of a machine that did other work say nothing
+        for figures in (figures for side in sides.values() for figures in side["figures"]):
+            del figures["seconds"], figures["tokens_per_second"]
+    text = report(arguments.work, work, sides, statistics_of_text, of_speed=not arguments.shared)
     print(text)
     if not arguments.tune:
         path = HERE / f"learning_{arguments.work}.md"
         path.write_text(text, encoding="utf-8")
-        path.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(sides, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
