@@ -56,6 +56,7 @@ audit:
 bench: install-dev
 	$(BIN)/python benchmarks/data_loading.py
 	$(BIN)/python benchmarks/decoding.py --compile
+	$(BIN)/python benchmarks/fused_loss.py
 	@test -n "$(TEXT)" || echo "make bench TEXT=folder measures tokenization and preparation too"
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/tokenization.py --text $(TEXT)/*.txt
 	@test -z "$(TEXT)" || $(BIN)/python benchmarks/data_preparation.py $(TEXT)

@@ -2,7 +2,7 @@
 `hfgpt/model/modeling_gpt.py`. Plain arithmetic on the architecture, no torch.
 
 Counted from the derivative of each operation, and checked on a CPU against the tensors that autograd really keeps
-(tests/training/test_activations.py). Letters: w hidden_size, q and kv the widths of queries and keys, i the MLP's.
+(tests/training/test_memory.py). Letters: w hidden_size, q and kv the widths of queries and keys, i the MLP's.
 """
 
 from collections.abc import Mapping

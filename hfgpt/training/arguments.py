@@ -178,7 +178,7 @@ class StageArguments(TrainingArguments):
         if self.torch_compile is None:  # on a CPU a step gets a fifth shorter, but the first takes half a minute
             self.torch_compile = self.compiles_on_gpu and has_gpu and find_spec("triton") is not None
         if has_gpu and self.dataloader_pin_memory and self.accelerator_config is None:
-            self.accelerator_config = {"non_blocking": True}  # batches cross over while the step before runs
+            self.accelerator_config = {"non_blocking": True}  # the host does not wait for a batch's copy
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()

@@ -123,6 +123,11 @@ def training_memory(architecture: Mapping[str, Any], process: Process) -> Memory
     return Memory(weights, gradients, optimizer, buckets + copies, activations, logits, moments)
 
 
+def is_counted(optimizer: str) -> bool:
+    """Whether `state_bytes` knows what this optimizer keeps."""
+    return optimizer == "muon" or optimizer in ("adamw_torch", "adamw_torch_fused")
+
+
 def state_bytes(parameters: ParameterCount, optimizer: str) -> dict[str, int]:
     """Bytes of float32 weights, gradients and optimizer state on one process without sharding.
 

@@ -18,7 +18,7 @@ from hfgpt.training.budget import (
     scaling_parameters,
     steps_by_method,
 )
-from hfgpt.training.memory import state_bytes
+from hfgpt.training.memory import is_counted, state_bytes
 from hfgpt.training.rates import default_rates, fill_rates
 
 
@@ -101,7 +101,8 @@ class Plan:
             f"of {a['head_dim']}, vocabulary {a['vocab_size']:,}, context {b.max_length:,}",
             f"parameters  {p.total:,} = {groups}",
             f"state       {sum(state.values()) / 2**30:.2f} GiB of weights, gradients and optimizer state in float32 "
-            "on one process; activations come on top",
+            "on one process; activations come on top"
+            + ("" if is_counted(self.optimizer) else f" ({self.optimizer} counted as AdamW)"),
             f"FLOPs       {self.flops_per_token:,} for one token, forward and backward",
             f"batch       {b.max_length:,} x {b.per_device_batch_size} rows x {b.num_processes} process(es) x "
             f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step"

@@ -85,15 +85,17 @@ class RunRecord:
         return self.seconds + running
 
     def speed(self, step: int) -> dict[str, float]:
-        """tokens_per_second since the call before and, where the peak is known, mfu."""
+        """tokens_per_second since the call before and, where the peak is known, mfu and that peak_flops."""
         seconds = self.elapsed()
         last_step, last_seconds = self._last_speed
         self._last_speed = (step, seconds)
         if step <= last_step or seconds <= last_seconds or not self.tokens_per_step:
             return {}
         rate = (step - last_step) * self.tokens_per_step / (seconds - last_seconds)
-        mfu = {"mfu": rate * self.flops_per_token / self.peak_flops} if self.peak_flops else {}
-        return {"tokens_per_second": rate, **mfu}
+        if not self.peak_flops:
+            return {"tokens_per_second": rate}
+        mfu = rate * self.flops_per_token / self.peak_flops
+        return {"tokens_per_second": rate, "mfu": mfu, "peak_flops": self.peak_flops}
 
     def append(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
         """Write one record: the step with its tokens, FLOPs, seconds and epoch, then `values`, among which `tokens`

@@ -51,7 +51,7 @@ def test_mfu_is_written_only_where_the_peak_is_known(tmp_path):
     time.sleep(0.02)
     assert set(unknown.speed(10)) == {"tokens_per_second"}
     speed = known.speed(10)
-    assert speed["mfu"] == pytest.approx(speed["tokens_per_second"] * 6 / 1e6)
+    assert speed["mfu"] == pytest.approx(speed["tokens_per_second"] * 6 / 1e6) and speed["peak_flops"] == 1e6
 
 
 def test_other_processes_write_nothing(tmp_path):
