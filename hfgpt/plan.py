@@ -8,6 +8,7 @@ Runs nothing, and imports neither torch nor transformers.
 
 import ast
 import json as jsonlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ from hfgpt.recipe import Recipe, load_recipe
 from hfgpt.training.accelerators import ACCELERATORS, Accelerator, find_accelerator
 from hfgpt.training.activations import AttentionKernel
 from hfgpt.training.cost import Utilization, utilization
-from hfgpt.training.estimate import make_estimate
-from hfgpt.training.memory import Process
+from hfgpt.training.estimate import USABLE_SHARE, make_estimate
+from hfgpt.training.memory import Process, Strategy, largest_batch
 from hfgpt.training.plan import Plan, make_plan
 from hfgpt.training.purchase import Purchase, purchase
 
@@ -177,12 +178,29 @@ def _backwards(
         model = type(recipe.model)(**asdict(recipe.model) | {"depth": depth})
         return architecture_of(model, vocab_size, recipe.data.max_length)
 
+    memory_bytes = given.gpu_memory * 2**30 if given.gpu_memory else accelerator.memory_bytes
+
+    def rows_that_fit(architecture: Mapping[str, Any]) -> int:
+        strategy: Strategy = "fsdp2" if given.num_gpus > 1 else "ddp"
+        process = Process(
+            rows=1,
+            max_length=recipe.data.max_length,
+            optimizer=given.optim,
+            num_processes=given.num_gpus,
+            strategy=strategy,
+            activation_checkpointing=True,
+            accumulates=True,
+            packed=not recipe.data.cross_document_attention,
+        )
+        return largest_batch(architecture, process, USABLE_SHARE * memory_bytes)
+
     depth_is_flag = recipe.given_by.get(("model", "depth")) == "flag"
     return purchase(
         given.budget or 0.0,
         accelerator,
         used,
         architecture_at,
+        rows_that_fit,
         max_length=recipe.data.max_length,
         num_gpus=given.num_gpus,
         price=given.price,

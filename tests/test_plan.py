@@ -92,6 +92,18 @@ def test_rates_that_the_recipe_leaves_open_are_scaled(plan):
     assert (rates["learning_rate"], rates["head_learning_rate"]) == (0.01, 0.1)
 
 
+def test_a_budget_buys_no_model_that_the_gpu_cannot_hold(plan, capsys):
+    money = ["--budget", "30000", "--gpu", "H100", "--price", "3.0"]
+    alone, small, shared = (
+        plan(*money, *more)["offers"][0] for more in ([], ["--gpu_memory", "24"], ["--num_gpus", "8"])
+    )
+    assert small["depth"] < alone["depth"] < shared["depth"] and small["most_rows"] >= 1
+    assert small["ratio"] > 12 and small["gpu_hours"] == alone["gpu_hours"]  # the money goes into tokens
+    assert plan(*money, "--gpu_memory", "24", "--depth", str(alone["depth"]))["offers"][0]["most_rows"] == 0
+    assert main(["plan", *money, "--gpu_memory", "0.01"]) == 2
+    assert "not even one layer fits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -92,8 +92,12 @@ def test_decoding_is_bound_by_bandwidth_alone_and_by_flops_in_a_crowd():
     assert crowd == pytest.approx(989e12 / (2 * weights))
 
 
+def any_fits(architecture) -> int:
+    return 1
+
+
 def test_a_budget_buys_the_deepest_model_that_reaches_its_horizon():
-    bought = purchase(100, H100, HALF, at_depth, max_length=2048, price=2.5, num_gpus=8)
+    bought = purchase(100, H100, HALF, at_depth, any_fits, max_length=2048, price=2.5, num_gpus=8)
     best, *smaller = bought.offers
     assert best.gpu_hours == 40 and best.hours == 5
     assert best.flops == pytest.approx(40 * 3600 * 989e12 * 0.5)
@@ -106,7 +110,7 @@ def test_a_budget_buys_the_deepest_model_that_reaches_its_horizon():
 
 
 def test_without_a_price_the_answer_stands_beside_each_of_several_and_none_is_taken_for_true():
-    bought = purchase(100, H100, HALF, at_depth, max_length=2048)
+    bought = purchase(100, H100, HALF, at_depth, any_fits, max_length=2048)
     assert [offer.gpu_hours for offer in bought.offers] == [100, 50, pytest.approx(33.33, abs=0.01), 25]
     depths = [offer.depth for offer in bought.offers]
     assert depths == sorted(depths, reverse=True) and depths[0] > depths[-1]
@@ -114,7 +118,7 @@ def test_without_a_price_the_answer_stands_beside_each_of_several_and_none_is_ta
 
 
 def test_a_fixed_depth_is_kept_and_too_little_money_is_refused():
-    (only,) = purchase(100, H100, HALF, at_depth, max_length=2048, price=3, depth=8).offers
+    (only,) = purchase(100, H100, HALF, at_depth, any_fits, max_length=2048, price=3, depth=8).offers
     assert only.depth == 8
     with pytest.raises(UserError, match="too few for a model of one layer"):
-        purchase(0.001, H100, HALF, at_depth, max_length=2048, price=3)
+        purchase(0.001, H100, HALF, at_depth, any_fits, max_length=2048, price=3)
