@@ -5,7 +5,7 @@ import json
 import pytest
 from commands import run, sentence_of_failure
 
-from hfgpt.bench.report import side_figures, trainer_overhead, write_report
+from hfgpt.bench.report import interval_of_median, side_figures, trainer_overhead, write_report
 from hfgpt.recipe import load_recipe
 from hfgpt.training.accelerators import find_accelerator
 from hfgpt.training.cost import utilization
@@ -89,6 +89,8 @@ def test_overhead_compares_the_sides_round_by_round():
     overhead = trainer_overhead(sides, with_cpu_time=True)
     assert overhead["time"]["median"] == pytest.approx(0.02) and overhead["time"]["highest"] == pytest.approx(0.03)
     assert overhead["CPU time"]["median"] == pytest.approx(0.02)
+    assert overhead["time"]["low_95"] == overhead["time"]["lowest"]  # three rounds say no more
+    assert interval_of_median([float(i) for i in range(100)]) == (40.0, 59.0)
     assert set(trainer_overhead(sides, with_cpu_time=False)) == {"time"}
 
 

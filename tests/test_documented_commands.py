@@ -57,6 +57,7 @@ NEEDS = {
     "hfgpt doctor": "half a minute; run by tests/test_doctor.py",
     "secrets.token_urlsafe": "nothing; it writes a file beside the repository's",
     "benchmarks/ablations.py": "hours",
+    "benchmarks/learning.py": "hours",
     "hfgpt bench": "minutes; run small by tests/test_bench.py",
     "hfgpt run recipes/tiny.yaml": "minutes; run whole by tests/e2e/test_tiny_run.py",
 }

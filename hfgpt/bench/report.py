@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import statistics
@@ -60,8 +61,23 @@ def trainer_overhead(sides: dict[str, dict[str, Any]], with_cpu_time: bool) -> d
     overhead = {}
     for name, clock in clocks.items():
         ratios = [ratio - 1 for ratio in ratio_by_round(sides, LOOP, OURS, clock)]
-        overhead[name] = {"median": statistics.median(ratios), "lowest": ratios[0], "highest": ratios[-1]}
+        low, high = interval_of_median(ratios)
+        overhead[name] = {
+            "median": statistics.median(ratios),
+            "low_95": low,
+            "high_95": high,
+            "lowest": ratios[0],
+            "highest": ratios[-1],
+        }
     return overhead
+
+
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """Between which two of the sorted `values` their median lies with a probability of about 95%, whatever their
+    distribution: ranks n/2 -+ sqrt(n). The lowest and the highest, where there are too few to say so much."""
+    reach = math.sqrt(len(values))
+    first = max(0, math.floor(len(values) / 2 - reach))
+    return values[first], values[len(values) - 1 - first]
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -88,7 +104,8 @@ def as_table(report: dict[str, Any]) -> str:
     table = markdown_table(header, rows)
     if overhead := report.get("trainer_overhead"):
         said = [
-            f"{figures['median']:+.1%} in {clock} ({figures['lowest']:+.1%} to {figures['highest']:+.1%})"
+            f"{figures['median']:+.1%} in {clock} (95% interval {figures['low_95']:+.1%} to "
+            f"{figures['high_95']:+.1%}; rounds {figures['lowest']:+.1%} to {figures['highest']:+.1%})"
             for clock, figures in overhead.items()
         ]
         table += f"\n\nTrainer's overhead over the bare loop, median of the rounds: {'; '.join(said)}."

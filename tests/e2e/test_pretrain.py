@@ -206,11 +206,11 @@ def is_streamed(record: Path) -> bool:
     return json.loads(record.read_text())["inputs"]["streaming"]
 
 
-def test_training_goes_on_from_a_model_that_is_named(pretrain):
+def test_training_goes_on_from_a_model_that_is_named(pretrain, tmp_path):
     first = pretrain(name="first")
     second = pretrain("--model_name_or_path", str(first), name="second")
     assert losses(second)[0] < losses(first)[0] - 0.5
-    rows = ("--max_length", "128", "--per_device_train_batch_size", "4")
+    rows = ("--max_length", "128", "--per_device_train_batch_size", "4", "--output_root", str(tmp_path))
     longer = pretrain("--model_name_or_path", str(first), *rows, name="longer")
     assert json.loads((longer / "config.json").read_text())["max_position_embeddings"] == 128
 
