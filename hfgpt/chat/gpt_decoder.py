@@ -1,5 +1,6 @@
 """The decoder for our own models: the cache is allocated once, and a token costs few operations and little Python."""
 
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -44,9 +45,10 @@ class GPTDecoder:
         self.bigram_table = None if base.embed_bigrams is None else base.embed_bigrams.table.weight
         self.smear, self.backout_scalar = base.smear, base.backout_scalar
         self.embedding_norm = None if base.embedding_norm is None else frozen_norm(base.embedding_norm)
-        self.layers = [DecodingLayer(layer) for layer in base.layers]
+        join = partial(joined, packs=not compile)
+        self.layers = [DecodingLayer(layer, join) for layer in base.layers]
         self.windows = {layer.window for layer in self.layers}
-        self.norm, self.head = frozen_norm(base.norm), joined([model.lm_head])
+        self.norm, self.head = frozen_norm(base.norm), join([model.lm_head])
         cap = config.final_logit_softcapping
         self.cap = None if cap is None else torch.tensor(cap, device=self.device)
         self.key_value_shape = (config.num_key_value_heads, config.head_dim)
