@@ -56,8 +56,8 @@ class Step(NamedTuple):
 class Engine:
     """Generates with `model` as it is now: build another engine after further training. Threads may share an engine.
 
-    `compile` lets torch.compile make the step of our own models. None is no: on a CPU it gains a tenth to a fifth for
-    ten to twenty seconds at first use (benchmarks/decoding.md), and on a GPU it has not been measured.
+    `compile` lets torch.compile make the step of our own models. None is no: on a CPU it is slower than oneDNN's
+    products, which it cannot take (benchmarks/decoding.md), and on a GPU it has not been measured.
 
     Raises UserError where model and tokenizer do not belong together.
     """
