@@ -125,7 +125,7 @@ def training_memory(architecture: Mapping[str, Any], process: Process) -> Memory
 
 def is_counted(optimizer: str) -> bool:
     """Whether `state_bytes` knows what this optimizer keeps."""
-    return optimizer == "muon" or optimizer in ("adamw_torch", "adamw_torch_fused")
+    return optimizer in ("muon", "adamw_torch", "adamw_torch_fused")
 
 
 def state_bytes(parameters: ParameterCount, optimizer: str) -> dict[str, int]:

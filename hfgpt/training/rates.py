@@ -40,9 +40,8 @@ def fill_rates(
     defaults: Mapping[str, float], given: Mapping[str, float | None], scale: float | None
 ) -> dict[str, float]:
     """The rates named in `defaults`: as `given`, and where that is null the default times `scale` (null is 1)."""
-    scale = 1.0 if scale is None else scale
-    own = {name: given.get(name) for name in defaults}
-    return {name: default * scale if (rate := own[name]) is None else rate for name, default in defaults.items()}
+    scaled = {name: rate * (1.0 if scale is None else scale) for name, rate in defaults.items()}
+    return scaled | {name: rate for name, rate in given.items() if name in defaults and rate is not None}
 
 
 def bigram_weight_decay(embedding_rate: float, steps_of_epoch: float, epochs: float) -> float:
