@@ -84,6 +84,9 @@ def test_the_vocabulary_is_that_of_the_tokenizer_that_is_named(plan, tmp_path, c
     elsewhere = ["--tokenizer.name_or_path", "someone/never-fetched"]
     assert main(["plan", "d12", *elsewhere]) == 2
     assert "someone/never-fetched has not been downloaded yet" in capsys.readouterr().err
+    for name in ("./nowhere", "a/b/c", "not valid!"):
+        assert main(["plan", "d12", "--tokenizer.name_or_path", name]) == 2
+        assert f"{name} is neither a folder nor a Hub id" in capsys.readouterr().err
     assert plan("d12", *elsewhere, "--vocab_size", "5000") == plan("d12", "--vocab_size", "5000")
 
 

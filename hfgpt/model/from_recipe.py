@@ -23,8 +23,14 @@ def vocabulary_of(recipe: Recipe) -> int:
     folder = Path(tokenizer.name_or_path).expanduser()
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        found = try_to_load_from_cache(tokenizer.name_or_path, "tokenizer.json")
+        try:
+            found = try_to_load_from_cache(tokenizer.name_or_path, "tokenizer.json")
+        except HFValidationError:
+            raise UserError(
+                f"tokenizer.name_or_path: {tokenizer.name_or_path} is neither a folder nor a Hub id."
+            ) from None
         said_by = [recipe.given_by.get(("tokenizer", key)) for key in ("vocab_size", "name_or_path")]
         if isinstance(found, str):
             folder = Path(found).parent
