@@ -1,6 +1,7 @@
 """Cross-entropy straight from hidden states and the head's matrix, a chunk of tokens at a time, so that the logits of
 a batch never stand whole in memory. Pure torch, on any device; it travels inside every checkpoint."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,19 +16,24 @@ GPU_CHUNK_LOGITS = 2**28
 
 
 def linear_cross_entropy(
-    hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float | None = None
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    softcap: float | None = None,
+    matmul: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Sum over tokens of cross_entropy(cap(hidden_states @ weight.T), targets) in nats: a float32 scalar.
 
     hidden_states (n, hidden_size); weight (vocab_size, hidden_size); targets (n,), -100 where there is no loss; cap is
     `softcap * tanh(logits / softcap)`. Gradients are made together with the loss, while a chunk's logits are at hand,
     so nothing is computed twice and the backward pass only scales them. Under autocast products are in its dtype;
-    the softmax and the head's gradient are summed in float32.
+    the softmax and the head's gradient are summed in float32. `matmul` multiplies two float32 matrices instead of
+    torch's own.
     """
     dtype = product_dtype(hidden_states)
     if torch.is_grad_enabled() and (hidden_states.requires_grad or weight.requires_grad):
         apply = _apply_uncompiled if hidden_states.device.type == "cpu" else _LinearCrossEntropy.apply
-        return apply(hidden_states, weight, targets, softcap, dtype)
+        return apply(hidden_states, weight, targets, softcap, dtype, matmul if dtype == torch.float32 else None)
     return token_losses(hidden_states, weight, targets, softcap).sum()
 
 
@@ -48,16 +54,17 @@ def token_losses(
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_states, weight, targets, softcap, dtype):
+    def forward(ctx, hidden_states, weight, targets, softcap, dtype, matmul):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        matrix = weight.to(dtype)
+        matrix, product = weight.to(dtype), matmul or torch.matmul
         total = torch.zeros((), dtype=torch.float32, device=weight.device)
         hidden_grad = torch.empty_like(hidden_states, dtype=dtype) if needs_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        # (hidden_size, vocab_size): so the small operand of its product is turned in memory, not the large one.
+        weight_grad = weight.new_zeros(weight.shape[::-1], dtype=torch.float32) if needs_weight else None
         with torch.autocast(hidden_states.device.type, enabled=False):
             for part in _chunks(hidden_states, weight):
                 states = hidden_states[part].to(dtype)  # (n, hidden_size)
-                logits = (states @ matrix.T).float()  # (n, vocab_size)
+                logits = product(states, matrix.T).float()  # (n, vocab_size)
                 if softcap is not None:
                     squashed = logits.div_(softcap).tanh_()
                     logits = squashed * softcap
@@ -75,11 +82,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     logits_grad.mul_(squashed.square_().neg_().add_(1))
                 logits_grad = logits_grad.to(dtype)
                 if hidden_grad is not None:
-                    hidden_grad[part] = logits_grad @ matrix
-                if weight_grad is not None and dtype == torch.float32:
-                    weight_grad.addmm_(logits_grad.T, states)
+                    hidden_grad[part] = product(logits_grad, matrix)
+                if weight_grad is not None and dtype == torch.float32 and matmul is None:
+                    weight_grad.addmm_(states.T, logits_grad)
                 elif weight_grad is not None:
-                    weight_grad += logits_grad.T @ states
+                    weight_grad += product(states.T, logits_grad)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.dtypes = hidden_states.dtype, weight.dtype
         return total
@@ -87,11 +94,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, total_grad):
-        gradients = (
-            None if gradient is None else (gradient * total_grad).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return *gradients, None, None, None
+        hidden_grad, weight_grad = ctx.saved_tensors
+        hidden_dtype, weight_dtype = ctx.dtypes
+        if hidden_grad is not None:
+            hidden_grad = (hidden_grad * total_grad).to(hidden_dtype)
+        if weight_grad is not None:
+            scaled = weight_grad.new_empty(weight_grad.shape[::-1])
+            weight_grad = torch.mul(weight_grad.T, total_grad, out=scaled).to(weight_dtype)
+        return hidden_grad, weight_grad, None, None, None, None
 
 
 @torch.compiler.disable

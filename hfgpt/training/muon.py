@@ -7,6 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hfgpt.training import onednn
+
+Product = Callable[..., Tensor]
+
 # Polar Express (Amsel et al. 2025, arXiv:2505.16932): quintic polynomials x <- a x + (b x x^T + c (x x^T)^2) x, each
 # the best for the singular values that the one before leaves. Those of the paper for five steps from 1e-3 on, with its
 # safety factor of 2% inside, as nanochat has them.
@@ -31,36 +35,41 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Returns the same shape in `compute_dtype`. Compiled on a GPU, once for every shape. A matrix of zeros stays one.
     """
-    iterate = _compiled_polar_express() if matrices.is_cuda else polar_express
-    return iterate(matrices.to(compute_dtype(matrices.device)))
+    x = matrices.to(compute_dtype(matrices.device))
+    if x.is_cuda:
+        return _compiled_polar_express()(x)
+    large = x.shape[1] * x.shape[2] * min(x.shape[1:]) >= onednn.LEAST_MULTIPLICATIONS
+    if x.device.type == "cpu" and large and onednn.onednn_is_faster():
+        return polar_express(x, onednn.bmm, onednn.baddbmm)
+    return polar_express(x)
 
 
-def polar_express(x: Tensor) -> Tensor:
-    """The polynomials on each of (batch, rows, columns)."""
+def polar_express(x: Tensor, bmm: Product = torch.bmm, baddbmm: Product = torch.baddbmm) -> Tensor:
+    """The polynomials on each of (batch, rows, columns), by these products."""
     tall = x.size(-2) > x.size(-1)
     if tall:  # the products below are then over the smaller side
         x = x.mT
     x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the largest singular value is then below 1
     rows, columns = x.shape[-2:]
     if x.dtype == torch.float32 and columns >= 2 * rows:
-        x = _polynomial_of_gram(x @ x.mT) @ x
+        x = bmm(_polynomial_of_gram(bmm(x, x.mT), bmm, baddbmm), x)
     else:
         for a, b, c in POLAR_EXPRESS:
-            gram = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            gram = bmm(x, x.mT)
+            x = baddbmm(x, baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a, alpha=1)
     return x.mT if tall else x
 
 
-def _polynomial_of_gram(gram: Tensor) -> Tensor:
+def _polynomial_of_gram(gram: Tensor, bmm: Product, baddbmm: Product) -> Tensor:
     """What they multiply a wide x by, from x x^T alone: the products are then of the small side only. The Gram matrix
     squares the condition number, which bfloat16 does not bear."""
     product = torch.empty(0)
     for step, (a, b, c) in enumerate(POLAR_EXPRESS):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor = baddbmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = factor @ product if step else factor
+        product = bmm(factor, product) if step else factor
         if step + 1 < len(POLAR_EXPRESS):
-            gram = factor @ gram @ factor
+            gram = bmm(bmm(factor, gram), factor)
     return product
 
 

@@ -97,7 +97,7 @@ def test_it_compiles_without_a_break() -> None:
     from hfgpt.model.linear_cross_entropy import _LinearCrossEntropy
 
     def step(hidden_states, weight, targets):
-        return _LinearCrossEntropy.apply(hidden_states, weight, targets, 15.0, torch.float32)
+        return _LinearCrossEntropy.apply(hidden_states, weight, targets, 15.0, torch.float32, None)
 
     expected, got = inputs(), inputs()
     loss = step(*expected)
