@@ -54,6 +54,7 @@ audit:
 
 # Writes benchmarks/*.md: ratios measured in one run on this machine. TEXT is a folder of plain text files.
 bench: install-dev
+	$(BIN)/python benchmarks/cpu_products.py
 	$(BIN)/python benchmarks/data_loading.py
 	$(BIN)/python benchmarks/decoding.py --compile
 	$(BIN)/python benchmarks/fused_loss.py

@@ -60,8 +60,7 @@ def main(argv: list[str]) -> None:
     if args.rate_scale is None:
         args.rate_scale = ended_at
         say(f"rates start at {ended_at:.0%} of the highest of {start}")
-    rates = args.fill_rates(model.config.to_dict(), earlier)
-    plan = plan_of(recipe, args, model, epoch_rows([len(s.rows) for s in sources], weights), rates)
+    plan = plan_of(recipe, args, model, epoch_rows([len(s.rows) for s in sources], weights), earlier)
     say(plan.as_text())
     mixed = MixedRows(sources, data.seed, plan.max_steps * plan.batch.rows_per_step)
     for source, rows_given in zip(sources, mixed.rows_given(), strict=True):
@@ -78,7 +77,6 @@ def main(argv: list[str]) -> None:
         model=model,
         tokenizer=tokenizer,
         plan=plan,
-        rates=rates,
         rows_of=lambda _: mixed,
         validation=concatenate_datasets([rows.validation() for rows in prepared]),
         bytes_per_token=prepared[0].bytes_per_token,

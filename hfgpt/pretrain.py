@@ -21,12 +21,13 @@ from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.from_recipe import architecture_of
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe, load_recipe
+from hfgpt.run_identity import learning_rate_of
 from hfgpt.stage import agree_on_tokens, is_done, speaker
 from hfgpt.text_stage import plan_of, train_on_rows
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.plan import Plan
 from hfgpt.training.rates import bigram_weight_decay
-from hfgpt.workspace import workspace
+from hfgpt.workspace import begun_run, workspace
 
 STAGE = "pretrain"
 # Text read up to four times is nearly as good as new text (Muennighoff et al. 2023, arXiv:2305.16264).
@@ -53,8 +54,9 @@ def main(argv: list[str]) -> None:
     else:
         model = new_model(recipe, len(tokenizer))
     agree_on_tokens(model, tokenizer, is_chat=False)
-    rates = args.fill_rates(model.config.to_dict())
-    plan = plan_of(recipe, args, model, prepared.train_rows, rates)
+    if args.learning_rate is None and (begun := begun_run(folders.stage, recipe, args.resume_from_checkpoint)):
+        args.learning_rate = learning_rate_of(begun)  # which follows from the length that it began with
+    plan = plan_of(recipe, args, model, prepared.train_rows, {} if args.model_name_or_path else None)
     say(plan.as_text())
     if plan.epochs and plan.epochs > MOST_READINGS:
         say(
@@ -78,7 +80,6 @@ def main(argv: list[str]) -> None:
         model=model,
         tokenizer=tokenizer,
         plan=plan,
-        rates=rates,
         rows_of=rows_of,
         validation=prepared.validation(),
         bytes_per_token=prepared.bytes_per_token,

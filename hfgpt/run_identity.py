@@ -124,6 +124,11 @@ def _changed_sources(left: Path, recipe: Recipe) -> list[str]:
     return changes
 
 
+def learning_rate_of(folder: Path) -> float | None:
+    """The learning rate that the run in `folder` began with."""
+    return _read_identity(folder / IDENTITY_FILE).get("learning_rate")
+
+
 def _read_identity(path: Path) -> dict[str, Any]:
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """What pretraining and midtraining share: packed rows in a fixed order through HF's Trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset
@@ -28,8 +28,15 @@ from hfgpt.training.trainer import PackedRowsTrainer
 from hfgpt.workspace import Workspace, prepare_start
 
 
-def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, train_rows: int | None, rates) -> Plan:
-    """Batch and length of the stage, written into `args` too; `train_rows` is one epoch."""
+def plan_of(
+    recipe: Recipe,
+    args: PretrainArguments,
+    model: GPTForCausalLM,
+    train_rows: int | None,
+    earlier_rates: Mapping[str, float] | None,
+) -> Plan:
+    """Batch, length and rates of the stage, written into `args` too; `train_rows` is one epoch, `earlier_rates` those
+    of the stage before, null for a new model."""
     plan = make_plan(
         model.config.to_dict(),
         depth=None if args.model_name_or_path else recipe.model.depth,
@@ -44,8 +51,12 @@ def plan_of(recipe: Recipe, args: PretrainArguments, model: GPTForCausalLM, trai
         target_param_data_ratio=args.target_param_data_ratio,
         num_train_epochs=args.epochs_wanted,
         train_rows=train_rows,
-        rates=rates,
+        rates=args.given_rates(),
+        rate_scale=args.rate_scale,
+        earlier_rates=earlier_rates,
     )
+    for name, rate in plan.rates.items():
+        setattr(args, name, rate)
     args.max_steps, args.gradient_accumulation_steps = plan.max_steps, plan.batch.grad_accum_steps
     args.per_device_train_batch_size = plan.batch.per_device_batch_size
     return plan
@@ -60,7 +71,6 @@ def train_on_rows(
     model: GPTForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     plan: Plan,
-    rates: dict[str, float],
     rows_of: Callable[[int], TorchDataset | IterableDataset],
     validation: Dataset,
     bytes_per_token: float,
@@ -95,7 +105,7 @@ def train_on_rows(
         "weight_decay": args.weight_decay,
         "architecture": architecture_keys(model.config),
         SETTINGS: deciding_settings(args) | {"cross_document_attention": data.cross_document_attention},
-        **rates,
+        **plan.rates,
     }
     if args.process_index == 0:
         check_tasks(args.eval_tasks)
@@ -113,7 +123,7 @@ def train_on_rows(
         preprocess_logits_for_metrics=held_out.reduce,
         compute_metrics=held_out.compute,
     )
-    trainer.record_into(record, rates, bigram_weight_decay)
+    trainer.record_into(record, dict(plan.rates), bigram_weight_decay)
     samples = SampleCallback(
         tokenizer,
         args.sample_prompts,

@@ -80,10 +80,17 @@ def prepare_start(folder: Path, recipe: Recipe, identity: dict[str, Any], checkp
             for path in folder.glob(left):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
-    begun = folder if checkpoint is None or any(folder.glob("checkpoint-[0-9]*")) else Path(checkpoint).parent
-    if (begun / IDENTITY_FILE).is_file() and any(begun.glob("checkpoint-[0-9]*")):
+    if begun := begun_run(folder, recipe, checkpoint):
         refuse_changes(begun, recipe, identity)
     hold(folder)
+
+
+def begun_run(folder: Path, recipe: Recipe, checkpoint: str | None = None) -> Path | None:
+    """The stage's folder that a run is to go on from: its own, or else the `checkpoint`'s. None for a new run."""
+    if begins_anew(folder, recipe):
+        return None
+    begun = folder if checkpoint is None or any(folder.glob("checkpoint-[0-9]*")) else Path(checkpoint).parent
+    return begun if (begun / IDENTITY_FILE).is_file() and any(begun.glob("checkpoint-[0-9]*")) else None
 
 
 def note_start(folder: Path, recipe: Recipe, identity: dict[str, Any]) -> None:

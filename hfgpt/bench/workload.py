@@ -57,7 +57,6 @@ def make_workload(recipe: Recipe) -> Workload:
     recipe.sections.setdefault(STAGE, {}).update(QUIET, output_dir=tempfile.gettempdir())
     args = recipe.section(STAGE, PretrainArguments, seed=data.seed)
     architecture = architecture_of(recipe.model, vocabulary_of(recipe), data.max_length)
-    rates = args.fill_rates(architecture)
     plan = make_plan(
         architecture,
         depth=recipe.model.depth,
@@ -69,11 +68,14 @@ def make_workload(recipe: Recipe) -> Workload:
         total_batch_size=args.total_batch_size,
         max_steps=MAX_STEPS,
         target_param_data_ratio=args.target_param_data_ratio,
-        rates=rates,
+        rates=args.given_rates(),
+        rate_scale=args.rate_scale,
     )
     args.max_steps, args.gradient_accumulation_steps = MAX_STEPS, plan.batch.grad_accum_steps
     args.per_device_train_batch_size = plan.batch.per_device_batch_size
-    return Workload(args, architecture, recipe.model.attn_implementation, plan, rates, data.cross_document_attention)
+    return Workload(
+        args, architecture, recipe.model.attn_implementation, plan, dict(plan.rates), data.cross_document_attention
+    )
 
 
 class SyntheticRows(Dataset):

@@ -240,17 +240,18 @@ class StageArguments(TrainingArguments):
     def optimizer_name(self) -> str:
         return "muon" if self.uses_muon else str(getattr(self.optim, "value", self.optim))
 
-    def fill_rates(
-        self, architecture: Mapping[str, Any], earlier: Mapping[str, float] | None = None
-    ) -> dict[str, float]:
-        """Set the rates that are null, from those of an `earlier` stage that used the same optimizer or else from the
-        model's shape, times `rate_scale`; returns all rates that this optimizer uses."""
+    def fill_rates(self, architecture: Mapping[str, Any]) -> dict[str, float]:
+        """Set the rates that are null, from the model's shape times `rate_scale`; returns all that this optimizer
+        uses."""
         defaults = default_rates(architecture, self.uses_muon)
-        defaults = {name: (earlier or {}).get(name, rate) for name, rate in defaults.items()}
-        rates = fill_rates(defaults, {name: getattr(self, name) for name in defaults}, self.rate_scale)
+        rates = fill_rates(defaults, self.given_rates(), self.rate_scale)
         for name, rate in rates.items():
             setattr(self, name, rate)
         return rates
+
+    def given_rates(self) -> dict[str, float | None]:
+        """Every rate's key and its value, null where nobody gave one."""
+        return {name: value for name, value in vars(self).items() if name.endswith("learning_rate")}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from hfgpt.training.budget import (
     steps_by_method,
 )
 from hfgpt.training.memory import is_counted, state_bytes
-from hfgpt.training.rates import default_rates, fill_rates
+from hfgpt.training.rates import MUON_RATE, default_rates, fill_rates, muon_rate
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,14 @@ def make_plan(
     train_rows: int | None = None,
     rates: Mapping[str, float | None] | None = None,
     rate_scale: float | None = None,
+    earlier_rates: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Derive batch and length. With `depth` set, a length and a batch that nobody gave come from the dial: the batch
-    from the tokens that `target_flops` or the ratio asks for, and the same on any number of processes. A pass then has
-    at most `per_device_batch_size` rows, so that passes make it up.
+    """Derive batch, length and rates.
+
+    With `depth` set, a length and a batch that nobody gave come from the dial: the batch from the tokens that
+    `target_flops` or the ratio asks for, and the same on any number of processes. A pass then has at most
+    `per_device_batch_size` rows, so that passes make it up. `rates` that are null are those of the stage before
+    (`earlier_rates`, null for a new model) or else the usual ones, times `rate_scale`.
 
     Raises UserError for a batch that cannot be divided, and where no length is set at all.
     """
@@ -181,6 +185,8 @@ def make_plan(
         num_train_epochs=num_train_epochs,
         train_rows=train_rows,
     )
+    usual = default_rates(architecture, optimizer == "muon", _muon_rate(batch, lengths[0], earlier_rates))
+    usual |= {name: rate for name, rate in (earlier_rates or {}).items() if name in usual}
     return Plan(
         architecture,
         count_parameters(architecture),
@@ -189,6 +195,13 @@ def make_plan(
         lengths,
         train_rows,
         optimizer,
-        fill_rates(default_rates(architecture, optimizer == "muon"), rates or {}, rate_scale),
+        fill_rates(usual, rates or {}, rate_scale),
         per_device_batch_size,
     )
+
+
+def _muon_rate(batch: BatchPlan, length: Length, earlier_rates: Mapping[str, float] | None) -> float:
+    """Of a new model by its batch and length; a trained one's weights take no more than the usual rate."""
+    if earlier_rates is not None or not length.steps:
+        return MUON_RATE
+    return muon_rate(batch.tokens_per_step, length.steps)

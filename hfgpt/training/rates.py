@@ -11,11 +11,16 @@ from hfgpt.training.record import METRICS_FILE, read_records
 # AdamW's rates fall with the square root of the width, tuned at 768 (nanochat scripts/base_train.py; Muon's update has
 # the same size at every width and needs no such factor).
 REFERENCE_WIDTH = 768
+# Muon's rate is the best of several at 2,048 tokens a step whatever the length (docs/ablations.md), and nanochat's at
+# 2**19 tokens a step and the 2,500 steps of its d12.
+MUON_RATE = 0.02
+REFERENCE_BATCH_TOKENS = 2048
+REFERENCE_STEPS = 2500
 # The rate of the table of token pairs as a share of the embeddings' (docs/ablations.md).
 BIGRAM_SHARE_OF_RATE = 0.5
 
 
-def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str, float]:
+def default_rates(architecture: Mapping[str, Any], uses_muon: bool, muon_rate: float = MUON_RATE) -> dict[str, float]:
     """Rate of each parameter group; without Muon, of `learning_rate` alone.
 
     The depth series' embeddings start at a standard deviation of 0.8 and take large steps, GPT-2's at 0.02 take small
@@ -28,12 +33,24 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str,
     large_steps = architecture["init_scheme"] == "depth"
     embedding = 0.3 * width if large_steps else usual
     return {
-        "learning_rate": 0.02,
+        "learning_rate": muon_rate,
         "embedding_learning_rate": embedding,
         **({"value_embedding_learning_rate": embedding} if architecture.get("value_embeddings") else {}),
         "head_learning_rate": 0.008 * width if large_steps else usual,
         "scalar_learning_rate": 0.01 if large_steps else usual,
     }
+
+
+def muon_rate(tokens_per_step: int, steps: int) -> float:
+    """Muon's rate for a new model: 0.02, and more where steps are few and large.
+
+    A batch of more than 2,048 tokens bears a rate that grows with its square root, for its gradient has less noise
+    (Malladi et al. 2022, arXiv:2205.10287). How far depends on the length: the best rate falls with its power 0.32
+    (Bjorck et al. 2024, arXiv:2409.19913), down to 0.02 at 2,500 steps. docs/ablations.md has what was measured.
+    """
+    by_batch = math.sqrt(max(1.0, tokens_per_step / REFERENCE_BATCH_TOKENS))
+    by_length = max(1.0, REFERENCE_STEPS / steps) ** 0.32
+    return MUON_RATE * min(by_batch, by_length)
 
 
 def fill_rates(

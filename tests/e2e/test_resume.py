@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from hfgpt import dpo, grpo, midtrain, pretrain, sft
 from hfgpt.errors import UserError
 from hfgpt.run_identity import deciding_settings
+from hfgpt.training import rates
 from hfgpt.training.chat_arguments import GrpoArguments
 from hfgpt.training.record import read_records
 
@@ -203,6 +204,16 @@ def test_a_longer_run_goes_on_before_the_rate_falls_and_what_changes_no_step_may
     assert [r["step"] for r in records_of(longer) if "val_loss" in r] == [4, 6, 8]
     expected = {r["step"]: r["learning_rate"] for r in records_of(from_the_start) if "loss" in r}
     assert {r["step"]: r["learning_rate"] for r in records if r["step"] in expected} == expected
+
+
+def test_a_longer_run_keeps_the_rate_that_followed_from_its_first_length(world, monkeypatch):
+    monkeypatch.setattr(rates, "REFERENCE_STEPS", 8)
+    large = ["--total_batch_size", "8192", "--logging_steps", "1", "--sample_steps", "0", "--eval_strategy", "no"]
+    begun = world.stopped(world.run("pretrain", "few-steps", *large, "--max_steps", "4"), 1)
+    longer = world.run("pretrain", begun.name, *large, "--max_steps", "8")
+    highest = max(r["learning_rate"] for r in records_of(longer) if "learning_rate" in r)
+    assert highest == pytest.approx(0.02 * 2**0.32)
+    assert rates.muon_rate(8192, 8) == 0.02
 
 
 @pytest.mark.slow

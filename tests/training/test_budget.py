@@ -104,6 +104,16 @@ def test_processes_among_which_the_dials_batch_cannot_be_shared_are_refused():
         dial(12, num_processes=24)
 
 
+def test_muons_rate_follows_from_batch_and_length_but_not_for_a_model_that_was_trained_before():
+    assert dial(12).rates["learning_rate"] == dial(20).rates["learning_rate"] == 0.02
+    short = {"max_steps": 100, "total_batch_size": 8192, "max_length": 256}
+    assert dial(2, **short).rates["learning_rate"] == pytest.approx(0.04)
+    assert dial(2, **short, rate_scale=0.5).rates["learning_rate"] == pytest.approx(0.02)
+    assert dial(2, **short, rates={"learning_rate": 0.03}).rates["learning_rate"] == 0.03
+    assert dial(2, **short, earlier_rates={}).rates["learning_rate"] == 0.02
+    assert dial(2, **short, earlier_rates={"learning_rate": 0.01}).rates["learning_rate"] == 0.01
+
+
 def test_the_dials_batch_is_of_rows_whatever_their_length():
     assert dial(12, max_length=1000).batch.tokens_per_step == 512_000
     assert dial(1, max_length=1_000_000, per_device_batch_size=1).batch.rows_per_step == 1
