@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hfgpt.chat.decoding import left_padded
 from hfgpt.chat.gpt_layers import Columns, DecodingLayer, frozen_norm, joined
 from hfgpt.model import GPTForCausalLM, modeling_gpt  # registers with the Auto classes
+from hfgpt.training.onednn import OneDNNLinear
 
 # What GPTDecoder knows how to lay out. LoRA, quantisation and sharding put other classes in their place.
 KNOWN_MODULES = {
@@ -27,6 +28,7 @@ KNOWN_MODULES = {
     nn.ModuleList,
     nn.Embedding,
     nn.Linear,
+    OneDNNLinear,  # a model in training
     nn.Dropout,
 }
 Cache = tuple[torch.Tensor, torch.Tensor]  # keys and values of a layer, (b, k, capacity, d)

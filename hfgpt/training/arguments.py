@@ -63,7 +63,8 @@ class StageArguments(TrainingArguments):
         None, "Start from this model (folder or Hub id) instead of the stage before."
     )
     optim: str = _option("muon", "muon, or any optimizer that HF knows.")  # type: ignore[assignment]
-    # A rate left at null follows from the model's shape (training/rates.py) and is printed before the first step.
+    # A rate left at null follows from the model's shape, Muon's of a new model from batch and length too
+    # (training/rates.py); the plan prints them before the first step.
     learning_rate: float | None = _option(None, "Under muon of the block matrices, else of everything.")  # type: ignore
     embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the embeddings.")
     value_embedding_learning_rate: float | None = _option(None, "Muon only: AdamW's rate for the value embeddings.")

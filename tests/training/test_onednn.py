@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hfgpt import GPTConfig, GPTForCausalLM
+from hfgpt.chat.gpt_decoder import is_plain_gpt
 from hfgpt.training import onednn
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.muon import polar_express
@@ -87,6 +88,12 @@ def test_it_is_used_where_it_was_measured_to_be_faster_and_may_be(tmp_path) -> N
     assert not use_onednn(small_model(), replace(args, bf16=True))
     with torch.backends.mkldnn.flags(enabled=False):
         assert not use_onednn(small_model(), args)
+
+
+def test_a_model_in_training_still_decodes_by_our_decoder() -> None:
+    model = small_model().eval()
+    multiply_by_onednn(model)
+    assert is_plain_gpt(model)
 
 
 def test_a_checkpoint_shows_nothing_of_it(tmp_path) -> None:
