@@ -20,8 +20,10 @@ REFERENCE_STEPS = 2500
 BIGRAM_SHARE_OF_RATE = 0.5
 
 
-def default_rates(architecture: Mapping[str, Any], uses_muon: bool, muon_rate: float = MUON_RATE) -> dict[str, float]:
-    """Rate of each parameter group; without Muon, of `learning_rate` alone.
+def default_rates(
+    architecture: Mapping[str, Any], uses_muon: bool, matrix_rate: float = MUON_RATE
+) -> dict[str, float]:
+    """Rate of each parameter group, `matrix_rate` of Muon's; without Muon, of `learning_rate` alone.
 
     The depth series' embeddings start at a standard deviation of 0.8 and take large steps, GPT-2's at 0.02 take small
     ones, as under AdamW alone (6e-4 at this width: Brown et al. 2020, table 2.1).
@@ -33,7 +35,7 @@ def default_rates(architecture: Mapping[str, Any], uses_muon: bool, muon_rate: f
     large_steps = architecture["init_scheme"] == "depth"
     embedding = 0.3 * width if large_steps else usual
     return {
-        "learning_rate": muon_rate,
+        "learning_rate": matrix_rate,
         "embedding_learning_rate": embedding,
         **({"value_embedding_learning_rate": embedding} if architecture.get("value_embeddings") else {}),
         "head_learning_rate": 0.008 * width if large_steps else usual,

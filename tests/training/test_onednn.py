@@ -39,7 +39,9 @@ def gradients(model: nn.Module, input_ids: torch.Tensor) -> tuple[torch.Tensor, 
 def test_a_product_is_torchs_own_however_its_operands_lie(m, k, n, turned) -> None:
     generator = torch.Generator().manual_seed(0)
     left, right = (
-        torch.randn(columns, rows, generator=generator).T if is_turned else torch.randn(rows, columns)
+        torch.randn(columns, rows, generator=generator).T
+        if is_turned
+        else torch.randn(rows, columns, generator=generator)
         for rows, columns, is_turned in ((m, k, turned[0]), (k, n, turned[1]))
     )
     torch.testing.assert_close(onednn.matmul(left, right), left @ right, rtol=1e-5, atol=1e-5)
