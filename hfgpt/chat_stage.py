@@ -34,7 +34,7 @@ from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.chat_arguments import ChatSourceArguments
 from hfgpt.training.checkpoints import sync_files
 from hfgpt.training.mixin import RecordedTrainer
-from hfgpt.training.speed import use_onednn
+from hfgpt.training.speed import use_cpu_well
 from hfgpt.workspace import Workspace, prepare_start
 
 
@@ -62,7 +62,7 @@ def load_start(
     tokenizer = load_tokenizer(start, recipe.tokenizer.add_chat_tokens, tell=speaker(args))
     model = load_model(start, tokenizer, recipe.data.max_length, recipe.model.attn_implementation)
     agree_on_tokens(model, tokenizer, is_chat=True)
-    use_onednn(model, args)
+    use_cpu_well(model, args)
     return model, tokenizer
 
 

@@ -1,6 +1,8 @@
-"""What this machine can do: the dense peak of its accelerator, and the CPU threads of a training process."""
+"""What this machine can do: the dense peak of its accelerator, and a training process's CPU threads and memory."""
 
+import ctypes
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import torch
 
 from hfgpt.cores import available_cores
 from hfgpt.training.accelerators import find_accelerator
+
+# Parameters of glibc's mallopt (malloc.h).
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def dense_peak_flops(device_name: str) -> float | None:
@@ -40,3 +45,16 @@ def prepare_cpu() -> None:
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, available_cores() // processes))
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that a step frees for the next one; returns whether its C library can.
+
+    glibc gives large tensors pages of their own, which go back to the system with the tensor: a CPU then spends a part
+    of every step on clearing pages that it had a moment before (benchmarks/cpu_memory.md). The peak stays, but what is
+    free between peaks is no other process's.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))

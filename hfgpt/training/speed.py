@@ -12,6 +12,7 @@ from hfgpt.training.arguments import StageArguments
 from hfgpt.training.attention import use_fastest_attention
 from hfgpt.training.fp8 import use_fp8
 from hfgpt.training.fused_loss import use_fused_loss
+from hfgpt.training.hardware import keep_freed_memory
 from hfgpt.training.onednn import OneDNNLinear, matmul, onednn_is_faster
 
 
@@ -25,7 +26,7 @@ def speed_up(model: GPTForCausalLM, args: StageArguments, attn_implementation: s
         use_fastest_attention(model, args.device, bool(args.bf16 or args.fp16))
     use_fused_loss(model, args.fused_loss)
     products = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    if use_onednn(model, args):
+    if use_cpu_well(model, args):
         products += " by oneDNN"
     if args.fp8:
         products = f"float8 in {use_fp8(model)} linears, else {products}"
@@ -34,6 +35,15 @@ def speed_up(model: GPTForCausalLM, args: StageArguments, attn_implementation: s
         f"speed       {model.config._attn_implementation} attention, {args.fused_loss or 'chunked'} loss, {products}, "
         f"{compiled}"
     )
+
+
+def use_cpu_well(model: GPTForCausalLM, args: TrainingArguments) -> bool:
+    """Where the stage trains on a CPU: memory that is kept from step to step, and `use_onednn`, whose answer it
+    returns."""
+    if args.device.type != "cpu":
+        return False
+    keep_freed_memory()
+    return use_onednn(model, args)
 
 
 def use_onednn(model: GPTForCausalLM, args: TrainingArguments) -> bool:

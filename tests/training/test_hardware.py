@@ -1,5 +1,6 @@
 """An accelerator's peak is known or it is not: names that only look alike have none. A CPU is prepared once."""
 
+import platform
 import subprocess
 import sys
 
@@ -40,3 +41,26 @@ def largest_of_many_denormals(preparation: str) -> float:
 def test_a_cpu_that_is_prepared_rounds_to_zero_what_would_slow_it_down():
     assert largest_of_many_denormals("pass") > 0
     assert largest_of_many_denormals("prepare_cpu()") == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_memory_that_was_freed_is_there_for_the_next_step_without_new_pages():
+    assert pages_of_eight_more_tensors("pass") > 8 * 1000  # 64 MiB are 16,384 pages of 4 KiB
+    assert pages_of_eight_more_tensors("assert keep_freed_memory()") < 1000
+
+
+def pages_of_eight_more_tensors(preparation: str) -> int:
+    """Pages that the system gives a fresh process for eight tensors of 64 MiB, one after the other, when sixteen like
+    them were made and freed before."""
+    code = f"""
+import resource, torch
+from hfgpt.training.hardware import keep_freed_memory
+{preparation}
+for number in range(24):
+    if number == 16:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24).sum()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
