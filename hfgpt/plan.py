@@ -21,6 +21,7 @@ from hfgpt.training.accelerators import ACCELERATORS, Accelerator, find_accelera
 from hfgpt.training.activations import AttentionKernel
 from hfgpt.training.cost import Utilization, utilization
 from hfgpt.training.estimate import USABLE_SHARE, make_estimate
+from hfgpt.training.galore import GaLore, galore_of
 from hfgpt.training.memory import Process, Strategy, largest_batch
 from hfgpt.training.plan import Plan, make_plan
 from hfgpt.training.purchase import Purchase, purchase
@@ -41,6 +42,8 @@ class PlanArguments:
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     optim: str = "muon"
+    optim_args: str | None = None
+    optim_target_modules: str | list[str] | None = None
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
     value_embedding_learning_rate: float | None = None
@@ -70,6 +73,10 @@ class PlanArguments:
                 raise ValueError(f"{key} must be above zero, not {value}")
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise ValueError(f"mfu is a share of the peak, above 0 and at most 1, not {self.mfu}")
+
+    @property
+    def galore(self) -> GaLore | None:
+        return galore_of(self.optim, self.optim_args, self.optim_target_modules)
 
 
 def main(argv: list[str]) -> None:
@@ -125,6 +132,7 @@ def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
         num_train_epochs=given.num_train_epochs,
         rates={name: rate for name, rate in asdict(given).items() if name.endswith("learning_rate")},
         rate_scale=given.rate_scale,
+        galore=given.galore,
     )
 
 
@@ -138,6 +146,7 @@ def process_of(recipe: Recipe, given: PlanArguments, made: Plan) -> Process:
         rows=made.batch.per_device_batch_size,
         max_length=made.batch.max_length,
         optimizer=given.optim,
+        galore=given.galore,
         num_processes=made.batch.num_processes,
         on_gpu=on_gpu,
         bf16=bf16,
@@ -186,6 +195,7 @@ def _backwards(
             rows=1,
             max_length=recipe.data.max_length,
             optimizer=given.optim,
+            galore=given.galore,
             num_processes=given.num_gpus,
             strategy=strategy,
             activation_checkpointing=True,

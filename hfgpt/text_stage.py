@@ -54,6 +54,7 @@ def plan_of(
         rates=args.given_rates(),
         rate_scale=args.rate_scale,
         earlier_rates=earlier_rates,
+        galore=args.galore,
     )
     for name, rate in plan.rates.items():
         setattr(args, name, rate)

@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
 from hfgpt.recipe_values import shown
+from hfgpt.training.galore import GaLore, galore_of
 from hfgpt.training.guards import LEAST_STEPS, POLICIES
 from hfgpt.training.rates import default_rates, fill_rates
 
@@ -240,6 +241,11 @@ class StageArguments(TrainingArguments):
     @property
     def optimizer_name(self) -> str:
         return "muon" if self.uses_muon else str(getattr(self.optim, "value", self.optim))
+
+    @property
+    def galore(self) -> GaLore | None:
+        """What the plan counts of `optim: galore_adamw`."""
+        return galore_of(self.optimizer_name, self.optim_args, self.optim_target_modules)
 
     def fill_rates(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """Set the rates that are null, from the model's shape times `rate_scale`; returns all that this optimizer

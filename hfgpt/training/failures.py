@@ -114,6 +114,7 @@ def _process(trainer: Trainer, args: StageArguments) -> Process:
         rows=args.per_device_train_batch_size,
         max_length=config.max_position_embeddings,
         optimizer=args.optimizer_name,
+        galore=args.galore,
         num_processes=args.world_size,
         strategy="fsdp2" if trainer.is_fsdp_enabled else "ddp",
         on_gpu=args.device.type == "cuda",

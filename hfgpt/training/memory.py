@@ -19,11 +19,15 @@ from hfgpt.training.activations import (
     layer_bytes,
     layers_bytes,
 )
-from hfgpt.training.budget import ParameterCount, block_linears, count_parameters, linear_parameters
+from hfgpt.training.budget import block_linears, count_parameters, linear_parameters
+from hfgpt.training.galore import GaLore
 
 # Numbers of logits in a chunk of the loss, as in hfgpt/model/linear_cross_entropy.py, which imports torch.
 CPU_CHUNK_LOGITS = 2**24
 GPU_CHUNK_LOGITS = 2**28
+
+# Numbers that HF's optimizers keep for each parameter, by their names there.
+MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
 
 Strategy = Literal["ddp", "fsdp2"]
 
@@ -39,6 +43,7 @@ class Process:
     rows: int
     max_length: int
     optimizer: str = "muon"
+    galore: GaLore | None = None
     num_processes: int = 1
     strategy: Strategy = "ddp"
     on_gpu: bool = True
@@ -97,7 +102,7 @@ def training_memory(architecture: Mapping[str, Any], process: Process) -> Memory
     """Memory of training this architecture (the fields of GPTConfig) in this way."""
     a, p, work = architecture, process, process.one_pass()
     count, shards = count_parameters(a), process.shards
-    weights, gradients, optimizer = (size // shards for size in state_bytes(count, p.optimizer).values())
+    weights, gradients, optimizer = (size // shards for size in state_bytes(a, p.optimizer, p.galore).values())
     buckets, copies = _copies(a, p)
     layers = layers_bytes(a, work)
     activations = embedding_bytes(a, work) + layers + head_bytes(a, work)
@@ -123,22 +128,24 @@ def training_memory(architecture: Mapping[str, Any], process: Process) -> Memory
     return Memory(weights, gradients, optimizer, buckets + copies, activations, logits, moments)
 
 
-def is_counted(optimizer: str) -> bool:
+def is_counted(optimizer: str, galore: GaLore | None = None) -> bool:
     """Whether `state_bytes` knows what this optimizer keeps."""
-    return optimizer in ("muon", "adamw_torch", "adamw_torch_fused")
+    return galore is not None or optimizer == "muon" or optimizer in MOMENTS
 
 
-def state_bytes(parameters: ParameterCount, optimizer: str) -> dict[str, int]:
+def state_bytes(architecture: Mapping[str, Any], optimizer: str, galore: GaLore | None = None) -> dict[str, int]:
     """Bytes of float32 weights, gradients and optimizer state on one process without sharding.
 
-    AdamW keeps two moments a parameter, Muon one a matrix entry; other optimizers are counted as AdamW.
+    AdamW keeps two moments a parameter, Muon one a matrix entry, GaLore those of a low rank; optimizers that are not
+    known are counted as AdamW.
     """
-    matrices = parameters.block_matrices if optimizer == "muon" else 0
-    return {
-        "weights": FLOAT32 * parameters.total,
-        "gradients": FLOAT32 * parameters.total,
-        "optimizer": FLOAT32 * (2 * (parameters.total - matrices) + matrices),
-    }
+    count = count_parameters(architecture)
+    numbers = MOMENTS.get(optimizer, 2) * count.total
+    if optimizer == "muon":
+        numbers -= count.block_matrices
+    if galore is not None:
+        numbers -= galore.numbers_saved(architecture)
+    return {"weights": FLOAT32 * count.total, "gradients": FLOAT32 * count.total, "optimizer": FLOAT32 * numbers}
 
 
 def largest_batch(architecture: Mapping[str, Any], process: Process, memory_bytes: float) -> int:
@@ -214,6 +221,10 @@ def _step_bytes(a: Mapping[str, Any], p: Process) -> int:
     """What the optimizer's step needs for itself: a GPU's AdamW that is not fused its denominators, Muon its stacks of
     every shape and what Polar Express adds to the largest (hfgpt/training/muon.py)."""
     count = count_parameters(a)
+    if p.galore is not None:  # one parameter after the other: what it divides by, and the quotient
+        tables = ("embedding", "position_embedding", "bigram_embedding", "head")
+        largest = max(getattr(count, table) for table in tables)
+        return FLOAT32 * max(2 * largest, p.galore.step_numbers(a))
     if p.optimizer != "muon":
         return FLOAT32 * count.total // p.shards if p.on_gpu and "fused" not in p.optimizer else 0
     stacks: Counter[tuple[int, int]] = Counter()  # numbers in the matrices of each shape

@@ -18,6 +18,7 @@ from hfgpt.training.budget import (
     scaling_parameters,
     steps_by_method,
 )
+from hfgpt.training.galore import GaLore
 from hfgpt.training.memory import is_counted, state_bytes
 from hfgpt.training.rates import MUON_RATE, default_rates, fill_rates, muon_rate
 
@@ -35,6 +36,7 @@ class Plan:
     optimizer: str
     rates: Mapping[str, float]
     most_rows: int  # of a pass, as the recipe says; the batch may need fewer
+    galore: GaLore | None = None
 
     @property
     def length(self) -> Length:
@@ -88,21 +90,21 @@ class Plan:
             "train_rows": self.train_rows,
             "optimizer": self.optimizer,
             "rates": dict(self.rates),
-            "state_bytes": state_bytes(self.parameters, self.optimizer),
+            "state_bytes": state_bytes(self.architecture, self.optimizer, self.galore),
         }
 
     def as_text(self) -> str:
         """The plan as a few lines for a person."""
         a, b, p = self.architecture, self.batch, self.parameters
         groups = " + ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in asdict(p).items() if count)
-        state = state_bytes(p, self.optimizer)
+        state = state_bytes(a, self.optimizer, self.galore)
         lines = [
             f"model       {a['num_hidden_layers']} layers, {a['hidden_size']} wide, {a['num_attention_heads']} heads "
             f"of {a['head_dim']}, vocabulary {a['vocab_size']:,}, context {b.max_length:,}",
             f"parameters  {p.total:,} = {groups}",
             f"state       {sum(state.values()) / 2**30:.2f} GiB of weights, gradients and optimizer state in float32 "
             "on one process; activations come on top"
-            + ("" if is_counted(self.optimizer) else f" ({self.optimizer} counted as AdamW)"),
+            + ("" if is_counted(self.optimizer, self.galore) else f" ({self.optimizer} counted as AdamW)"),
             f"FLOPs       {self.flops_per_token:,} for one token, forward and backward",
             f"batch       {b.max_length:,} x {b.per_device_batch_size} rows x {b.num_processes} process(es) x "
             f"{b.grad_accum_steps} accumulation = {b.tokens_per_step:,} tokens a step"
@@ -151,6 +153,7 @@ def make_plan(
     rates: Mapping[str, float | None] | None = None,
     rate_scale: float | None = None,
     earlier_rates: Mapping[str, float] | None = None,
+    galore: GaLore | None = None,
 ) -> Plan:
     """Derive batch, length and rates.
 
@@ -197,6 +200,7 @@ def make_plan(
         optimizer,
         fill_rates(usual, rates or {}, rate_scale),
         per_device_batch_size,
+        galore,
     )
 
 

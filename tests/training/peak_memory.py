@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hfgpt.arguments import ModelArguments
 from hfgpt.model import GPTConfig, GPTForCausalLM
@@ -51,6 +52,8 @@ def train(case: dict[str, Any], device: torch.device) -> None:
     rates = ("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate")
     if case["optimizer"] == "muon":
         optimizer: torch.optim.Optimizer = MuonAdamW(parameter_groups(model, **dict.fromkeys(rates, 1e-3)))
+    elif case["optimizer"] == "galore_adamw":
+        optimizer = galore(model)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     positions = torch.arange(length, device=device).remainder(length // 2).expand(rows, length).contiguous()
@@ -65,6 +68,20 @@ def train(case: dict[str, Any], device: torch.device) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.zero_grad()
+
+
+def galore(model: GPTForCausalLM) -> torch.optim.Optimizer:
+    """As HF's Trainer makes it of `optim_target_modules: [self_attn, mlp]` and `rank=32`."""
+    from galore_torch import GaLoreAdamW
+
+    given = {"rank": 32, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
+    linears = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and ("self_attn" in n or "mlp" in n)]
+    targets = {id(linear.weight) for linear in linears}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if id(p) not in targets]},
+        {"params": [p for p in model.parameters() if id(p) in targets], **given},
+    ]
+    return GaLoreAdamW(groups)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """An optimizer that HF knows and hfgpt does not: GaLore, by its name in the recipe."""
 
+import json
+
 import pytest
 import torch
 from commands import succeed
@@ -30,6 +32,13 @@ def test_galore_learns_with_low_rank_states_of_the_matrices_it_is_given(tmp_path
     folder = tmp_path / "tiny" / "pretrain"
     losses = [record["loss"] for record in read_records(folder / "metrics.jsonl") if "loss" in record]
     assert losses[-1] < losses[0] - 1
-    state = torch.load(folder / "checkpoint-12" / "optimizer.pt", weights_only=False)["state"]
-    shapes = {tuple(entry["exp_avg"].shape) for entry in state.values()}
+    state = torch.load(folder / "checkpoint-12" / "optimizer.pt", weights_only=False)["state"].values()
+    shapes = {tuple(entry["exp_avg"].shape) for entry in state}
     assert (128, 8) in shapes or (8, 128) in shapes
+    kept = sum(entry["exp_avg"].numel() + entry["exp_avg_sq"].numel() for entry in state)
+    projections = [entry["projector"].ortho_matrix for entry in state if "projector" in entry]
+    kept += sum(matrix.untyped_storage().nbytes() // 4 for matrix in projections)
+    plan = json.loads(succeed("hfgpt", "plan", *SHAPE, *galore, "--json").stdout)
+    assert plan["state_bytes"]["optimizer"] == 4 * kept
+    adamw = json.loads(succeed("hfgpt", "plan", *SHAPE, "--optim", "adamw_torch", "--json").stdout)
+    assert plan["state_bytes"]["optimizer"] < adamw["state_bytes"]["optimizer"]

@@ -14,6 +14,7 @@ from hfgpt.arguments import ModelArguments
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.from_recipe import architecture_of
 from hfgpt.training.activations import INT64, Pass, embedding_bytes, head_bytes, layers_bytes
+from hfgpt.training.galore import GaLore, linears
 from hfgpt.training.memory import Process, largest_batch, state_bytes, training_memory
 
 SHAPES = {
@@ -41,8 +42,15 @@ RUNS = {
     "checkpointing": {"model": {"depth": 6}, "vocab_size": 512, "rows": 8, "activation_checkpointing": True},
     "gpt2 and adamw": {"model": GPT2, "vocab_size": 4096, "rows": 8, "optimizer": "adamw_torch_fused"},
     "optimizer step": {"model": {"depth": 6}, "vocab_size": 512, "rows": 1},
+    "galore": {
+        "model": {"depth": 6, "bigram_vocab_size": 0},
+        "vocab_size": 512,
+        "rows": 1,
+        "optimizer": "galore_adamw",
+    },
 }
 DEFAULTS = {"max_length": 256, "optimizer": "muon", "passes": 1}
+GALORE = GaLore(rank=32, targets=("self_attn", "mlp"))  # peak_memory.py builds it so
 
 
 def kept_by_autograd(architecture, work: Pass) -> int:
@@ -120,6 +128,7 @@ def foretold(case: dict, **process) -> int:
     architecture = architecture_of(ModelArguments(**case["model"]), case["vocab_size"], case["max_length"])
     how = {
         "optimizer": case["optimizer"],
+        "galore": GALORE if case["optimizer"] == "galore_adamw" else None,
         "accumulates": case["passes"] > 1,
         "activation_checkpointing": case.get("activation_checkpointing", False),
         "attention": "sdpa",
@@ -170,16 +179,28 @@ def test_the_largest_batch_fits_and_the_next_does_not(d12):
 
 
 def test_state_is_four_bytes_a_weight_and_a_gradient_and_muon_halves_the_matrices_moments():
-    from hfgpt.training.budget import count_parameters
-
-    count = count_parameters(architecture_of(ModelArguments(preset="gpt2"), 50_257, 1024))
-    assert state_bytes(count, "adamw_torch") == {
+    gpt2 = architecture_of(ModelArguments(preset="gpt2"), 50_257, 1024)
+    assert state_bytes(gpt2, "adamw_torch") == {
         "weights": 4 * 124_439_808,
         "gradients": 4 * 124_439_808,
         "optimizer": 8 * 124_439_808,
     }
     matrices = 12 * 12 * 768**2
-    assert state_bytes(count, "muon")["optimizer"] == 8 * 124_439_808 - 4 * matrices
+    assert state_bytes(gpt2, "muon")["optimizer"] == 8 * 124_439_808 - 4 * matrices
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_linears_are_those_of_the_model(shape):
+    architecture = architecture_of(SHAPES[shape], 512, 64)
+    with torch.device("meta"):
+        model = GPTForCausalLM(GPTConfig(**architecture))
+    trained = {name for name, _ in model.named_parameters()}
+    real = {
+        (name, module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and f"{name}.weight" in trained
+    }
+    assert set(linears(architecture)) == real
 
 
 def test_fsdp2_divides_the_state_and_ddp_adds_a_copy_of_the_gradients(d12):
