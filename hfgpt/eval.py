@@ -177,6 +177,7 @@ class Model:
             from transformers import AutoTokenizer
 
             from hfgpt.model.loading import load_whole
+            from hfgpt.training.hardware import keep_freed_memory
 
             trust = {"trust_remote_code": self.trust_remote_code}
             with self.state.main_process_first():
@@ -187,6 +188,8 @@ class Model:
                     reason = " ".join(str(error).split())[:400]
                     raise UserError(f"the tokenizer of {self.location} cannot be loaded: {reason}") from error
             self._loaded = model.to(self.state.device).eval(), tokenizer
+            if self.state.device.type == "cpu":
+                keep_freed_memory()  # logits of one batch after the other
         return self._loaded
 
 
