@@ -274,7 +274,8 @@ def main() -> None:
     statistics_of_text = json.loads(record.read_text(encoding="utf-8"))["statistics"]
     if arguments.shared:  # seconds of a machine that did other work say nothing
         for figures in (figures for side in sides.values() for figures in side["figures"]):
-            del figures["seconds"], figures["tokens_per_second"]
+            for speed in ("seconds", "tokens_per_second"):
+                figures.pop(speed, None)
     text = report(arguments.work, work, sides, statistics_of_text, of_speed=not arguments.shared)
     print(text)
     if not arguments.tune:

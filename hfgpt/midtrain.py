@@ -22,7 +22,7 @@ from hfgpt.errors import UserError, run_command
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import load_recipe
 from hfgpt.stage import agree_on_tokens, is_done, speaker, start_model
-from hfgpt.text_stage import plan_of, train_on_rows
+from hfgpt.text_stage import keep_begun_rate, plan_of, train_on_rows
 from hfgpt.training.arguments import MidtrainArguments
 from hfgpt.training.rates import where_rates_ended
 from hfgpt.workspace import workspace
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
     if args.rate_scale is None:
         args.rate_scale = ended_at
         say(f"rates start at {ended_at:.0%} of the highest of {start}")
+    keep_begun_rate(recipe, args, folders)
     plan = plan_of(recipe, args, model, epoch_rows([len(s.rows) for s in sources], weights), earlier)
     say(plan.as_text())
     mixed = MixedRows(sources, data.seed, plan.max_steps * plan.batch.rows_per_step)

@@ -34,6 +34,7 @@ BENCHMARKS = Path("benchmarks")  # where `hfgpt bench` leaves its figures
 class PlanArguments:
     """What `hfgpt plan` reads of the `pretrain:` section, and its own flags."""
 
+    model_name_or_path: str | None = None
     max_steps: int | None = None
     target_flops: float | None = None
     target_param_data_ratio: float | None = None
@@ -119,7 +120,7 @@ def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
     data = recipe.data
     return make_plan(
         architecture_of(recipe.model, vocabulary_of(recipe), data.max_length),
-        depth=recipe.model.depth,
+        depth=None if given.model_name_or_path else recipe.model.depth,
         optimizer=given.optim,
         max_length=data.max_length,
         per_device_batch_size=given.per_device_train_batch_size,
@@ -132,6 +133,7 @@ def _plan(recipe: Recipe, given: PlanArguments) -> Plan:
         num_train_epochs=given.num_train_epochs,
         rates={name: rate for name, rate in asdict(given).items() if name.endswith("learning_rate")},
         rate_scale=given.rate_scale,
+        earlier_rates={} if given.model_name_or_path else None,
         galore=given.galore,
     )
 

@@ -21,13 +21,12 @@ from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.from_recipe import architecture_of
 from hfgpt.model.loading import load_model
 from hfgpt.recipe import Recipe, load_recipe
-from hfgpt.run_identity import learning_rate_of
 from hfgpt.stage import agree_on_tokens, is_done, speaker
-from hfgpt.text_stage import plan_of, train_on_rows
+from hfgpt.text_stage import keep_begun_rate, plan_of, train_on_rows
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.plan import Plan
 from hfgpt.training.rates import bigram_weight_decay
-from hfgpt.workspace import begun_run, workspace
+from hfgpt.workspace import workspace
 
 STAGE = "pretrain"
 # Text read up to four times is nearly as good as new text (Muennighoff et al. 2023, arXiv:2305.16264).
@@ -54,8 +53,7 @@ def main(argv: list[str]) -> None:
     else:
         model = new_model(recipe, len(tokenizer))
     agree_on_tokens(model, tokenizer, is_chat=False)
-    if args.learning_rate is None and (begun := begun_run(folders.stage, recipe, args.resume_from_checkpoint)):
-        args.learning_rate = learning_rate_of(begun)  # which follows from the length that it began with
+    keep_begun_rate(recipe, args, folders)
     plan = plan_of(recipe, args, model, prepared.train_rows, {} if args.model_name_or_path else None)
     say(plan.as_text())
     if plan.epochs and plan.epochs > MOST_READINGS:

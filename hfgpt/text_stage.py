@@ -18,14 +18,21 @@ from hfgpt.model.architecture import architecture_keys
 from hfgpt.model.modeling_gpt import takes_sequence_lengths
 from hfgpt.recipe import Recipe
 from hfgpt.report.summary import finish_stage
-from hfgpt.run_identity import SETTINGS, START_IS_ON_HUB, deciding_settings, is_on_hub, start_weights
+from hfgpt.run_identity import (
+    SETTINGS,
+    START_IS_ON_HUB,
+    deciding_settings,
+    is_on_hub,
+    learning_rate_of,
+    start_weights,
+)
 from hfgpt.stage import Say, add_callbacks, conclude, make_record, note_when_accepted, train
 from hfgpt.training.arguments import PretrainArguments
 from hfgpt.training.callbacks import SampleCallback
 from hfgpt.training.plan import Plan, make_plan
 from hfgpt.training.speed import speed_up
 from hfgpt.training.trainer import PackedRowsTrainer
-from hfgpt.workspace import Workspace, prepare_start
+from hfgpt.workspace import Workspace, begun_run, prepare_start
 
 
 def plan_of(
@@ -61,6 +68,14 @@ def plan_of(
     args.max_steps, args.gradient_accumulation_steps = plan.max_steps, plan.batch.grad_accum_steps
     args.per_device_train_batch_size = plan.batch.per_device_batch_size
     return plan
+
+
+def keep_begun_rate(recipe: Recipe, args: PretrainArguments, folders: Workspace) -> None:
+    """Let a run that goes on keep the rate of Muon that it began with: it follows from the length, which may be
+    another now."""
+    begun = begun_run(folders.stage, recipe, args.resume_from_checkpoint)
+    if begun and args.uses_muon and args.learning_rate is None:
+        args.learning_rate = learning_rate_of(begun)
 
 
 def train_on_rows(

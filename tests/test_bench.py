@@ -115,6 +115,18 @@ def test_a_report_takes_the_place_of_none_of_other_sides_or_of_a_changed_recipe(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_optimizer_of_hfs_trains_at_the_rate_that_follows_from_the_shape(tmp_path):
+    optim = ("--optim", "galore_adamw", "--optim_target_modules", "mlp", "--optim_args", "rank=8")
+    done = run(
+        *("hfgpt", "bench", "recipes/tiny.yaml", *SHAPE, *BATCH, *optim, "--vs", "loop"),
+        *("--steps", "2", "--rounds", "1", "--decode_tokens", "0", "--output_dir", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.glob("*.json")
+    assert {side["optimizer"] for side in json.loads(path.read_text())["sides"].values()} == {"galore_adamw"}
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -95,6 +95,37 @@ def test_rates_that_the_recipe_leaves_open_are_scaled(plan):
     assert (rates["learning_rate"], rates["head_learning_rate"]) == (0.01, 0.1)
 
 
+def test_muons_rate_waits_for_the_length_and_is_not_raised_for_a_trained_model(plan, capsys):
+    short = ("tiny", "--max_steps", "100", "--total_batch_size", "8192")
+    assert plan(*short)["rates"]["learning_rate"] == pytest.approx(0.04)
+    assert plan(*short, "--model_name_or_path", "somewhere")["rates"]["learning_rate"] == 0.02
+    assert main(["plan", "tiny"]) == 0  # whose length is in epochs of rows that are not there yet
+    assert "learning 0.02 (more if steps turn out few and large)" in capsys.readouterr().out
+    assert main(["plan", *short]) == 0
+    assert "more if steps" not in capsys.readouterr().out
+
+
+GALORE = ("--optim", "galore_adamw", "--optim_args", "rank=64", "--optim_target_modules")
+
+
+def test_galore_keeps_less_of_the_linears_it_is_given_and_every_linear_has_a_name(plan):
+    def state(*words: str) -> int:
+        return plan("gpt2", "--max_steps", "10", *words)["state_bytes"]["optimizer"]
+
+    adamw, attention, every = (
+        state("--optim", "adamw_torch"),
+        state(*GALORE, "self_attn"),
+        state(*GALORE, "all-linear"),
+    )
+    assert every < attention < adamw
+    assert every == state(*GALORE, "self_attn", "mlp") == state(*GALORE, r".*(attn|mlp)\..*")  # the head is tied
+
+
+def test_what_an_optimizer_of_hfs_keeps_is_counted_as_adamws_and_said(capsys):
+    assert main(["plan", "gpt2", "--max_steps", "10", "--optim", "sgd", "--optim_args", "momentum=0.9"]) == 0
+    assert "(sgd counted as AdamW)" in capsys.readouterr().out
+
+
 def test_a_budget_buys_no_model_that_the_gpu_cannot_hold(plan, capsys):
     money = ["--budget", "30000", "--gpu", "H100", "--price", "3.0"]
     alone, small, shared = (
@@ -117,6 +148,8 @@ def test_a_budget_buys_no_model_that_the_gpu_cannot_hold(plan, capsys):
         (["d12", "--gpu", "H900"], "--gpu H900 is not known; known are A100"),
         (["d12", "--gpu", "H100", "--mfu", "40"], "mfu is a share of the peak"),
         (["d12", "--gpu", "H100", "--use_cpu"], "leave out one of them"),
+        (["gpt2", *GALORE, "*attn"], "optim_target_modules: *attn is no pattern"),
+        (["gpt2", *GALORE, "nowhere"], "the model has no linear by"),
         (["d12", "--num_gpus", "0"], "num_gpus must be above zero"),
     ],
 )

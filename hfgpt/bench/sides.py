@@ -235,7 +235,7 @@ def _our_optimizer(workload: Workload, model: GPTForCausalLM) -> torch.optim.Opt
     args = workload.args
     if not args.uses_muon:
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        return optimizer_class(model.parameters(), **options)
+        return optimizer_class(options.pop("params", None) or model.parameters(), **options)
     return MuonAdamWFactory()(
         model,
         **workload.rates,

@@ -71,6 +71,8 @@ def make_workload(recipe: Recipe) -> Workload:
         rates=args.given_rates(),
         rate_scale=args.rate_scale,
     )
+    for name, rate in plan.rates.items():
+        setattr(args, name, rate)
     args.max_steps, args.gradient_accumulation_steps = MAX_STEPS, plan.batch.grad_accum_steps
     args.per_device_train_batch_size = plan.batch.per_device_batch_size
     return Workload(

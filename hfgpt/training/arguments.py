@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
 from hfgpt.recipe_values import shown
-from hfgpt.training.galore import GaLore, galore_of
+from hfgpt.training.galore import ALL_LINEAR, GaLore, galore_of, is_all_linear
 from hfgpt.training.guards import LEAST_STEPS, POLICIES
 from hfgpt.training.rates import default_rates, fill_rates
 
@@ -94,9 +94,13 @@ class StageArguments(TrainingArguments):
         None, "Fuse the model's step by torch.compile; null is yes for pretraining and midtraining on a GPU."
     )
     fused_loss: str | None = _option(
-        None, "Head and loss in one, logits never whole in memory: chunked, torch, or liger; null is chunked."
+        None,
+        "Pretrain and midtrain: head and loss in one, logits never whole: chunked, torch, or liger; null is chunked.",
     )
-    fp8: bool = _option(False, "Multiply in float8 in the blocks, by torchao; needs an Ada, Hopper or newer GPU.")
+    fp8: bool = _option(
+        False,
+        "Pretrain and midtrain: multiply in float8 in the blocks, by torchao; needs an Ada, Hopper or newer GPU.",
+    )
     logging_steps: float = _option(10, "Steps between two lines of metrics.jsonl.")
     logging_first_step: bool = _option(True, "Write the first step too.")
     logging_nan_inf_filter: bool = _option(False, "HF's filter that hides NaN losses; off, so that they are seen.")
@@ -177,7 +181,7 @@ class StageArguments(TrainingArguments):
         if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
             self.use_cpu = True  # else accelerate lets each launched process train alone, without a word
         has_gpu = not self.use_cpu and torch.cuda.is_available()
-        if self.torch_compile is None:  # on a CPU a step gets a fifth shorter, but the first takes half a minute
+        if self.torch_compile is None:  # a CPU gains little, and waits half a minute
             self.torch_compile = self.compiles_on_gpu and has_gpu and find_spec("triton") is not None
         if has_gpu and self.dataloader_pin_memory and self.accelerator_config is None:
             self.accelerator_config = {"non_blocking": True}  # the host does not wait for a batch's copy
@@ -185,6 +189,11 @@ class StageArguments(TrainingArguments):
             self.bf16 = not self.fp16 and has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.uses_muon = self.optim == "muon"
+        for key in ("optim_args", "optim_target_modules") if self.uses_muon else ():
+            if getattr(self, key):
+                raise ValueError(f"{key} is for HF's own optimizers: muon has muon_momentum, adam_beta1 and the like")
+        if is_all_linear(self.optim_target_modules):
+            self.optim_target_modules = ALL_LINEAR
         # Beside Muon AdamW trains embeddings, head and scalars only: first beta and epsilon are then nanochat's, the
         # second is measured (docs/ablations.md).
         if self.adam_beta1 is None:

@@ -9,6 +9,7 @@ from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from hfgpt.arguments import DataArguments
 from hfgpt.training.arguments import StageArguments
+from hfgpt.training.galore import ALL_LINEAR, is_all_linear
 
 
 def _option(default, help: str):
@@ -80,6 +81,11 @@ class ChatSourceArguments(StageArguments):
             raise ValueError(f"lora_dropout must be 0 or more and below 1, not {self.lora_dropout}")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be 0 or more and below 1, not {self.validation_fraction}")
+        for key in ("fused_loss", "fp8"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is for pretrain and midtrain alone: leave it out")
+        if is_all_linear(self.lora_target_modules):
+            self.lora_target_modules = ALL_LINEAR
         if self.use_peft:
             if self.optim == "muon":  # which updates whole matrices, not adapters
                 self.optim = "adamw_torch"

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hfgpt.errors import UserError
 from hfgpt.training.budget import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, block_linears, has_value_embedding
 
+ALL_LINEAR = "all-linear"
 DEFAULT_RANK = 128  # HF's, where `optim_args` names none
 
 
@@ -21,7 +23,7 @@ class GaLore:
     def covers(self, module: str) -> bool:
         """Whether HF's Trainer gives this linear to GaLore."""
         if isinstance(self.targets, str):
-            return self.targets.replace("_", "-") == "all-linear" or bool(re.fullmatch(self.targets, module))
+            return is_all_linear(self.targets) or bool(re.fullmatch(self.targets, module))
         return any(target in module or re.fullmatch(target, module) for target in self.targets)
 
     def numbers_saved(self, architecture: Mapping[str, Any]) -> int:
@@ -44,14 +46,27 @@ class GaLore:
         return max((2 * larger * smaller + 5 * smaller**2 for larger, smaller in sizes), default=0)
 
 
+def is_all_linear(targets: str | Sequence[str] | None) -> bool:
+    """Whether they are HF's word for every linear, alone or as a recipe reads it, in a list."""
+    word = targets if isinstance(targets, str) else targets[0] if targets and len(targets) == 1 else ""
+    return word.replace("_", "-") == ALL_LINEAR
+
+
 def galore_of(optim: str, optim_args: str | None, targets: str | Sequence[str] | None) -> GaLore | None:
     """What a recipe's keys ask for; None where it is not GaLore, or a kind whose state is not counted here."""
     if optim != "galore_adamw" or targets is None:
         return None
     options = dict(option.split("=", 1) for option in (optim_args or "").replace(" ", "").split(",") if "=" in option)
     rank = options.get("rank", str(DEFAULT_RANK))
+    if is_all_linear(targets):
+        targets = ALL_LINEAR
     if options.get("proj_type", "std") != "std" or not rank.isdecimal():
         return None
+    for pattern in [targets] if isinstance(targets, str) else targets:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"optim_target_modules: {pattern} is no pattern ({error}).") from None
     return GaLore(int(rank), targets if isinstance(targets, str) else tuple(targets))
 
 

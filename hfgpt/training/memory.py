@@ -27,7 +27,7 @@ CPU_CHUNK_LOGITS = 2**24
 GPU_CHUNK_LOGITS = 2**28
 
 # Numbers that HF's optimizers keep for each parameter, by their names there.
-MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
+MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1}
 
 Strategy = Literal["ddp", "fsdp2"]
 
@@ -188,6 +188,8 @@ def _logits(a: Mapping[str, Any], p: Process) -> int:
     made = compute * tokens * width + FLOAT32 * vocab * width
     chunk = min(tokens, chunk_tokens(a, p.on_gpu)) * vocab
     casts = BFLOAT16 * (2 * vocab * width + chunk) if p.bf16 else 0
+    if not p.on_gpu and not p.bf16:  # oneDNN's product for the head's gradient, before it is added
+        casts = FLOAT32 * vocab * width
     return made + max(made, casts + 2 * FLOAT32 * chunk)
 
 

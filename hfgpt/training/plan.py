@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hfgpt.errors import UserError
+from hfgpt.recipe_values import shown
 from hfgpt.training.budget import (
     DEPTH_SERIES_RATIO,
     BatchPlan,
@@ -18,7 +19,7 @@ from hfgpt.training.budget import (
     scaling_parameters,
     steps_by_method,
 )
-from hfgpt.training.galore import GaLore
+from hfgpt.training.galore import GaLore, linears
 from hfgpt.training.memory import is_counted, state_bytes
 from hfgpt.training.rates import MUON_RATE, default_rates, fill_rates, muon_rate
 
@@ -116,6 +117,8 @@ class Plan:
             same = " or ".join(f"{method} {value}" for method, value in self.same_length().items())
             lines.append(f"            as many tokens by {same}")
         rates = ", ".join(f"{name.removesuffix('_rate').replace('_', ' ')} {r:.3g}" for name, r in self.rates.items())
+        if self.optimizer == "muon" and self.length.steps is None and self.rates["learning_rate"] == MUON_RATE:
+            rates = rates.replace(", ", " (more if steps turn out few and large), ", 1)
         lines.append(f"optimizer   {self.optimizer}: {rates}")
         return "\n".join(lines)
 
@@ -162,8 +165,11 @@ def make_plan(
     `per_device_batch_size` rows, so that passes make it up. `rates` that are null are those of the stage before
     (`earlier_rates`, null for a new model) or else the usual ones, times `rate_scale`.
 
-    Raises UserError for a batch that cannot be divided, and where no length is set at all.
+    Raises UserError for a batch that cannot be divided, where no length is set at all, and where GaLore is given no
+    linear of the model.
     """
+    if galore is not None and not any(galore.covers(name) for name, _, _ in linears(architecture)):
+        raise UserError(f"optim_target_modules: the model has no linear by {shown(galore.targets)}.")
     no_length = not (max_steps and max_steps > 0 or target_flops or target_param_data_ratio or num_train_epochs)
     if no_length:
         if depth is None:
@@ -188,8 +194,10 @@ def make_plan(
         num_train_epochs=num_train_epochs,
         train_rows=train_rows,
     )
-    usual = default_rates(architecture, optimizer == "muon", _muon_rate(batch, lengths[0], earlier_rates))
+    usual = default_rates(architecture, optimizer == "muon")
     usual |= {name: rate for name, rate in (earlier_rates or {}).items() if name in usual}
+    if optimizer == "muon":
+        usual["learning_rate"] = _muon_rate(batch, lengths[0], earlier_rates)
     return Plan(
         architecture,
         count_parameters(architecture),
@@ -205,7 +213,10 @@ def make_plan(
 
 
 def _muon_rate(batch: BatchPlan, length: Length, earlier_rates: Mapping[str, float] | None) -> float:
-    """Of a new model by its batch and length; a trained one's weights take no more than the usual rate."""
-    if earlier_rates is not None or not length.steps:
-        return MUON_RATE
-    return muon_rate(batch.tokens_per_step, length.steps)
+    """Of a new model by its batch and length; a trained one's weights take that of the stage before, or the usual one,
+    and never more than a new model would."""
+    by_length = muon_rate(batch.tokens_per_step, length.steps) if length.steps else None
+    if earlier_rates is None:
+        return by_length or MUON_RATE
+    earlier = earlier_rates.get("learning_rate", MUON_RATE)
+    return earlier if by_length is None else min(earlier, by_length)

@@ -16,14 +16,13 @@ REFERENCE_WIDTH = 768
 MUON_RATE = 0.02
 REFERENCE_BATCH_TOKENS = 2048
 REFERENCE_STEPS = 2500
+MOST_TIMES_MUON_RATE = 3.0  # nothing above was measured
 # The rate of the table of token pairs as a share of the embeddings' (docs/ablations.md).
 BIGRAM_SHARE_OF_RATE = 0.5
 
 
-def default_rates(
-    architecture: Mapping[str, Any], uses_muon: bool, matrix_rate: float = MUON_RATE
-) -> dict[str, float]:
-    """Rate of each parameter group, `matrix_rate` of Muon's; without Muon, of `learning_rate` alone.
+def default_rates(architecture: Mapping[str, Any], uses_muon: bool) -> dict[str, float]:
+    """Rate of each parameter group; without Muon, of `learning_rate` alone.
 
     The depth series' embeddings start at a standard deviation of 0.8 and take large steps, GPT-2's at 0.02 take small
     ones, as under AdamW alone (6e-4 at this width: Brown et al. 2020, table 2.1).
@@ -35,7 +34,7 @@ def default_rates(
     large_steps = architecture["init_scheme"] == "depth"
     embedding = 0.3 * width if large_steps else usual
     return {
-        "learning_rate": matrix_rate,
+        "learning_rate": MUON_RATE,
         "embedding_learning_rate": embedding,
         **({"value_embedding_learning_rate": embedding} if architecture.get("value_embeddings") else {}),
         "head_learning_rate": 0.008 * width if large_steps else usual,
@@ -44,15 +43,16 @@ def default_rates(
 
 
 def muon_rate(tokens_per_step: int, steps: int) -> float:
-    """Muon's rate for a new model: 0.02, and more where steps are few and large.
+    """The most that Muon's rate may be: 0.02, and more where steps are few and large.
 
     A batch of more than 2,048 tokens bears a rate that grows with its square root, for its gradient has less noise
     (Malladi et al. 2022, arXiv:2205.10287). How far depends on the length: the best rate falls with its power 0.32
-    (Bjorck et al. 2024, arXiv:2409.19913), down to 0.02 at 2,500 steps. docs/ablations.md has what was measured.
+    (Bjorck et al. 2024, arXiv:2409.19913), down to 0.02 at 2,500 steps. docs/ablations.md has what was measured,
+    up to three times 0.02.
     """
     by_batch = math.sqrt(max(1.0, tokens_per_step / REFERENCE_BATCH_TOKENS))
     by_length = max(1.0, REFERENCE_STEPS / steps) ** 0.32
-    return MUON_RATE * min(by_batch, by_length)
+    return MUON_RATE * min(by_batch, by_length, MOST_TIMES_MUON_RATE)
 
 
 def fill_rates(

@@ -13,13 +13,18 @@ from torch import nn
 from hfgpt.arguments import ModelArguments
 from hfgpt.model import GPTConfig, GPTForCausalLM
 from hfgpt.model.from_recipe import architecture_of
+from hfgpt.training.hardware import keep_freed_memory
+from hfgpt.training.onednn import onednn_is_faster
 from hfgpt.training.optimizer import MuonAdamW, parameter_groups
+from hfgpt.training.speed import multiply_by_onednn
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def main(case: dict[str, Any]) -> None:
     device = torch.device(case.get("device", "cpu"))
+    if case.get("keep_freed_memory"):
+        keep_freed_memory()
     small = {"model": {"depth": 1}, "vocab_size": 64, "max_length": 32, "rows": 1, "optimizer": case["optimizer"]}
     train(case | small | {"passes": 1}, device)  # libraries, thread pools and caches of their own are made here
     gc.collect()
@@ -47,6 +52,8 @@ def train(case: dict[str, Any], device: torch.device) -> None:
     rows, length = case["rows"], case["max_length"]
     config = GPTConfig(**architecture_of(ModelArguments(**case["model"]), case["vocab_size"], length))
     model = GPTForCausalLM(config).to(device).train()
+    if device.type == "cpu" and not case.get("bf16") and onednn_is_faster():
+        multiply_by_onednn(model)  # as every stage does
     if case.get("activation_checkpointing"):
         model.activation_checkpointing_enable({"use_reentrant": False})
     rates = ("learning_rate", "embedding_learning_rate", "head_learning_rate", "scalar_learning_rate")

@@ -85,8 +85,8 @@ def test_a_run_without_a_length_is_refused_unless_depth_gives_one():
 
 def dial(depth: int, max_length: int = 2048, **settings) -> Plan:
     architecture = architecture_of(ModelArguments(depth=depth), vocab_size=32_768, max_length=max_length)
-    usual = {"per_device_batch_size": 16, "num_processes": 1}
-    return make_plan(architecture, depth=depth, optimizer="muon", max_length=max_length, **usual | settings)
+    usual = {"per_device_batch_size": 16, "num_processes": 1, "optimizer": "muon"}
+    return make_plan(architecture, depth=depth, max_length=max_length, **usual | settings)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,9 @@ def test_muons_rate_follows_from_batch_and_length_but_not_for_a_model_that_was_t
     assert dial(2, **short, rates={"learning_rate": 0.03}).rates["learning_rate"] == 0.03
     assert dial(2, **short, earlier_rates={}).rates["learning_rate"] == 0.02
     assert dial(2, **short, earlier_rates={"learning_rate": 0.01}).rates["learning_rate"] == 0.01
+    assert dial(2, **short, earlier_rates={"learning_rate": 0.06}).rates["learning_rate"] == pytest.approx(0.04)
+    adamw = dial(2, **short, optimizer="adamw_torch", earlier_rates={"learning_rate": 0.5})
+    assert adamw.rates == {"learning_rate": 0.5}  # as it was
 
 
 def test_the_dials_batch_is_of_rows_whatever_their_length():
@@ -125,7 +128,7 @@ def test_a_shorter_horizon_takes_a_smaller_batch():
     assert short.batch.tokens_per_step == 65_536 and short.max_steps > 100
     ratio = short.total_tokens / scaling_parameters(short.architecture)
     assert dial(12, target_param_data_ratio=ratio).batch == short.batch
-    assert dial(12, max_steps=5).batch == long.batch  # a trial of the long run has its steps
+    assert dial(12, max_steps=5).batch == long.batch  # a trial of the long run has its batch
 
 
 def test_impossible_shapes_are_refused_in_one_sentence():

@@ -3,10 +3,16 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hfgpt.training.hardware import dense_peak_flops
+
+
+def huge_pages() -> str:
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.read_text() if path.is_file() else ""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,7 @@ def test_a_cpu_that_is_prepared_rounds_to_zero_what_would_slow_it_down():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+@pytest.mark.skipif("[always]" in huge_pages(), reason="this system gives large tensors few pages of 2 MiB")
 def test_memory_that_was_freed_is_there_for_the_next_step_without_new_pages():
     assert pages_of_eight_more_tensors("pass") > 8 * 1000  # 64 MiB are 16,384 pages of 4 KiB
     assert pages_of_eight_more_tensors("assert keep_freed_memory()") < 1000

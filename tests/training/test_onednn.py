@@ -13,7 +13,7 @@ from hfgpt.chat.gpt_decoder import is_plain_gpt
 from hfgpt.training import onednn
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.muon import polar_express
-from hfgpt.training.speed import multiply_by_onednn, use_onednn
+from hfgpt.training.speed import multiply_by_onednn, speed_up, use_onednn
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"),
@@ -83,13 +83,17 @@ def test_a_bias_is_added_and_half_precision_goes_as_before() -> None:
     assert torch.equal(linear.to(torch.bfloat16)(inputs.bfloat16()), plain.to(torch.bfloat16)(inputs.bfloat16()))
 
 
-def test_it_is_used_where_it_was_measured_to_be_faster_and_may_be(tmp_path) -> None:
+def test_it_is_used_where_it_was_measured_to_be_faster_and_may_be(tmp_path, monkeypatch) -> None:
     args = StageArguments(output_dir=str(tmp_path), use_cpu=True)
     assert use_onednn(small_model(), args) is onednn.onednn_is_faster()
-    assert not use_onednn(small_model().to(torch.bfloat16), args)
-    assert not use_onednn(small_model(), replace(args, bf16=True))
     with torch.backends.mkldnn.flags(enabled=False):
         assert not use_onednn(small_model(), args)
+    monkeypatch.setattr("hfgpt.training.speed.onednn_is_faster", lambda: True)
+    model = small_model()
+    assert "float32 by oneDNN" in speed_up(model, args, None)
+    assert isinstance(model.model.layers[0].mlp.up_proj, onednn.OneDNNLinear)
+    assert not use_onednn(small_model().to(torch.bfloat16), args)
+    assert "by oneDNN" not in speed_up(small_model(), replace(args, bf16=True), None)
 
 
 def test_a_model_in_training_still_decodes_by_our_decoder() -> None:

@@ -41,6 +41,7 @@ def test_muons_rate_grows_with_the_batch_as_far_as_the_length_lets_it():
     assert muon_rate(2048, 200) == muon_rate(512, 50) == 0.02  # where it was tuned, and below
     assert muon_rate(8192, 100) == pytest.approx(0.04)  # the square root of 4
     assert muon_rate(2**19, 100) == pytest.approx(0.02 * 25**0.32)
+    assert muon_rate(2**19, 5) == pytest.approx(0.06)  # nothing above was measured
     assert muon_rate(2**19, 2500) == muon_rate(2**21, 40_000) == 0.02  # nanochat's
 
 
