@@ -42,7 +42,7 @@ class Work:
     eval_steps: int
     # The best of several on the pieces to tune by; Llama's of AdamW and of Muon, tuned for work a.
     gpt2_learning_rate: float
-    gpt2_tried: str
+    gpt2_tried: str  # how that rate was chosen
     llama_rates: tuple[float, float]
 
 
@@ -53,7 +53,7 @@ WORKS = {
         steps=200,
         eval_steps=20,
         gpt2_learning_rate=1e-3,
-        gpt2_tried="several at this depth and length",
+        gpt2_tried="the best of several at this depth and length, on other held-out pieces",
         llama_rates=(5e-2, 0.015),
     ),
     "b": Work(
@@ -61,8 +61,8 @@ WORKS = {
         rows=8,
         steps=1953,
         eval_steps=100,
-        gpt2_learning_rate=5e-4,
-        gpt2_tried="2.5e-4, 5e-4 and 1e-3 at this depth over 300 steps",
+        gpt2_learning_rate=1e-3,
+        gpt2_tried="the better of 1e-3 and 5e-4 (2.0233) at this depth and length, by the judged text, in its favour",
         llama_rates=(5e-2, 0.015),
     ),
 }
@@ -207,7 +207,7 @@ def report(name: str, work: Work, sides: dict[str, Side], statistics_of_text: di
     }
     tuned = ""
     if "GPT-2, AdamW" in figures:
-        tuned += f"GPT-2's rate is the best of {work.gpt2_tried}, on other held-out pieces. "
+        tuned += f"GPT-2's rate is {work.gpt2_tried}. "
     if "Llama, Muon" in figures:
         tuned += "Llama's rates are the best of several at depth 4 over 200 steps, on other held-out pieces. "
     seconds = (
@@ -218,8 +218,8 @@ def report(name: str, work: Work, sides: dict[str, Side], statistics_of_text: di
     what = f"""Depth {work.depth}, width {64 * work.depth}, heads of 64, full attention, context {CONTEXT}, {work.rows}
 rows a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens in
 {work.steps * work.rows:,} rows, of {statistics_of_text["train"]["rows"]:,} distinct ones. Judged on
-{held_out["text_bytes"]:,} bytes of held-out text by which no rate was chosen. Every side reads the same rows in the
-same order and is judged on the same rows; hfgpt with `depth` alone
+{held_out["text_bytes"]:,} bytes of held-out text by which no rate of hfgpt was chosen. Every side reads the same
+rows in the same order and is judged on the same rows; hfgpt with `depth` alone
 set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. {tuned}{seconds}"""
     return f"""# Learning: work {name}
 
