@@ -40,10 +40,9 @@ class Work:
     rows: int  # in one step
     steps: int
     eval_steps: int
-    # The best of several on the pieces to tune by; Llama's of AdamW and of Muon, tuned for work a.
     gpt2_learning_rate: float
     gpt2_tried: str  # how that rate was chosen
-    llama_rates: tuple[float, float]
+    llama_rates: tuple[float, float]  # of AdamW and of Muon: the best for work a on the pieces to tune by
 
 
 WORKS = {
@@ -62,7 +61,7 @@ WORKS = {
         steps=1953,
         eval_steps=100,
         gpt2_learning_rate=1e-3,
-        gpt2_tried="the better of 1e-3 and 5e-4 (2.0233) at this depth and length, by the judged text, in its favour",
+        gpt2_tried="the better of 1e-3 and 5e-4 at this depth and length, by the judged text, in its favour",
         llama_rates=(5e-2, 0.015),
     ),
 }
@@ -242,6 +241,7 @@ def main() -> None:
         work,
         steps=arguments.steps or work.steps,
         gpt2_learning_rate=arguments.gpt2_learning_rate or work.gpt2_learning_rate,
+        gpt2_tried="given" if arguments.gpt2_learning_rate else work.gpt2_tried,
         llama_rates=tuple(arguments.llama_learning_rates or work.llama_rates),
     )
     folder = arguments.folder / (arguments.work + ("-tune" if arguments.tune else ""))
