@@ -200,9 +200,9 @@ def report(name: str, work: Work, sides: dict[str, Side], statistics_of_text: di
     held_out = statistics_of_text["validation"]
     adamw, muon = work.llama_rates
     rivals = {
-        "nanochat": "nanochat with its defaults (compiled)",
-        "GPT-2, AdamW": f"GPT-2 with AdamW at {work.gpt2_learning_rate:g} through HF's Trainer",
-        "Llama, Muon": f"Llama in a plain loop with torch's Muon at {muon:g} and AdamW at {adamw:g}",
+        "nanochat": "nanochat with its defaults, its rates scaled to the batch as it scales them (compiled)",
+        "GPT-2, AdamW": f"GPT-2 with AdamW at {work.gpt2_learning_rate:g} through HF's Trainer (not compiled)",
+        "Llama, Muon": f"Llama in a plain loop with torch's Muon at {muon:g} and AdamW at {adamw:g} (not compiled)",
     }
     tuned = ""
     if "GPT-2, AdamW" in figures:
@@ -218,8 +218,9 @@ def report(name: str, work: Work, sides: dict[str, Side], statistics_of_text: di
 rows a step, vocabulary {VOCABULARY:,}, {work.steps:,} steps = {work.steps * work.rows * CONTEXT:,} tokens in
 {work.steps * work.rows:,} rows, of {statistics_of_text["train"]["rows"]:,} distinct ones. Judged on
 {held_out["text_bytes"]:,} bytes of held-out text by which no rate of hfgpt was chosen. Every side reads the same
-rows in the same order and is judged on the same rows; hfgpt with `depth` alone
-set{"".join(f", {how}" for side, how in rivals.items() if side in figures)}. {tuned}{seconds}"""
+rows in the same order and is judged on the same rows; hfgpt with `depth` and what is said here alone
+(compiled){"".join(f", {how}" for side, how in rivals.items() if side in figures)}.
+Attention crosses documents within a row in the others, as theirs does, and not in hfgpt. {tuned}{seconds}"""
     return f"""# Learning: work {name}
 
 `python benchmarks/learning.py --text DIR --nanochat CHECKOUT --work {name}{"" if of_speed else " --shared"}`
