@@ -214,7 +214,10 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         last = trainer.state.global_step
-        if not stop.has_stopped:
+        if stop.has_stopped:
+            # One process writes the checkpoint, and a launcher ends its processes when the first of them has ended.
+            trainer.accelerator.wait_for_everyone()
+        else:
             evaluated = any("eval_loss" in log and log["step"] == last for log in trainer.state.log_history)
             if trainer.eval_dataset is not None and not evaluated:
                 trainer.evaluate()

@@ -1,6 +1,8 @@
 """`hfgpt bench`: every side trains and decodes in turns on a small shape, and the report says what was measured."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from commands import run, sentence_of_failure
@@ -115,7 +117,6 @@ def test_a_report_takes_the_place_of_none_of_other_sides_or_of_a_changed_recipe(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_optimizer_of_hfs_trains_at_the_rate_that_follows_from_the_shape(tmp_path):
     optim = ("--optim", "galore_adamw", "--optim_target_modules", "mlp", "--optim_args", "rank=8")
     done = run(
@@ -125,6 +126,23 @@ def test_an_optimizer_of_hfs_trains_at_the_rate_that_follows_from_the_shape(tmp_
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = tmp_path.glob("*.json")
     assert {side["optimizer"] for side in json.loads(path.read_text())["sides"].values()} == {"galore_adamw"}
+
+
+@pytest.mark.slow
+def test_nanochats_own_model_optimizer_and_engine_are_a_side(tmp_path):
+    checkout = Path(os.environ.get("NANOCHAT", "../nanochat"))
+    if not (checkout / "nanochat" / "gpt.py").is_file():
+        pytest.skip("needs a checkout of github.com/karpathy/nanochat at ../nanochat or where NANOCHAT says")
+    done = run(
+        *("hfgpt", "bench", "recipes/tiny.yaml", *SHAPE, *BATCH, *QUICK),
+        *("--vs", "nanochat", "--nanochat", checkout, "--output_dir", tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.glob("*.json")
+    side = json.loads(path.read_text())["sides"]["nanochat"]
+    assert side["model"].startswith("nanochat") and side["optimizer"] == "MuonAdamW" and side["compiled"]
+    assert side["tokens_per_second"] == pytest.approx(256 / side["seconds_per_step"])
+    assert set(side["decode_tokens_per_second"]) == {"1", "16"}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_documented_command_works(command, tmp_path, tiny_run):
         else:
             words += ["--output_root", str(tmp_path / "runs")]
     if any("pretrain" in word for word in words):
-        words += SMALL_RUN + ("--eval_tasks", "[]")
+        words += SMALL_RUN + (() if "--eval_tasks" in words else ("--eval_tasks", "[]"))
     elif words[1] in STAGES:
         stage_is_small(words, tiny_run[0], tmp_path)
     succeed(*words)
@@ -206,8 +206,10 @@ def stage_is_small(words: list[str], run_folder, tmp_path) -> None:
     words[:] = [str(tmp_path / "my.jsonl") if word.startswith("my_") else word for word in words]
     if "recipes/tiny.yaml" not in words:
         words[2] = "recipes/tiny.yaml"
-    for flag in ("--validation_fraction", "--vocab_size"):  # the stage has its own; the tokenizer is the run's
-        place = words.index(flag)
-        del words[place : place + 2]
+    # The stage has its own share held out, the tokenizer is the run's, and the stage's folder is the test's.
+    for flag in ("--validation_fraction", "--vocab_size", "--output_dir"):
+        if flag in words:
+            place = words.index(flag)
+            del words[place : place + 2]
     words += ["--max_steps", "2", "--eval_tasks", "[]", "--output_dir", str(tmp_path / words[1])]
     words += ["--model_name_or_path", str(run_folder / "pretrain"), "--name_or_path", str(run_folder / "tokenizer")]

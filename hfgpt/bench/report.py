@@ -123,6 +123,7 @@ def as_page(report: dict[str, Any]) -> str:
         f"{side['first_turn_seconds']} s to its first figures"
         for name, side in report["sides"].items()
     ]
+    where = ", ".join(dict.fromkeys([report["device"], report["processor"]]))  # a CPU is both
     return "\n".join(
         [
             f"# {report['recipe']} on {report['device']}",
@@ -138,7 +139,7 @@ def as_page(report: dict[str, Any]) -> str:
             "",
             *about,
             "",
-            f"Machine: {report['date']}, {report['device']}, {report['processor']}, {report['cores']} cores, load "
+            f"Machine: {report['date']}, {where}, {report['cores']} cores, load "
             f"{report['load_average']} at the start, {report['threads']} threads, Python {report['python']}, "
             f"{versions}.",
             "",

@@ -622,6 +622,8 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
     # Another function of the same arguments may be set on a model for one run; it is never saved.
     linear_cross_entropy = staticmethod(linear_cross_entropy)
+    # Set to True on a model for one run under FSDP2, whose hooks on the head allow that its forward is skipped.
+    head_is_sharded = False
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
@@ -691,8 +693,8 @@ class GPTForCausalLM(GPTPreTrainedModel, GenerationMixin):
         """Whether head and loss are the plain ones, so that skipping the head's own forward changes nothing: no
         adapter, no hook (tensor parallelism, ZeRO-3), no loss function of the user's."""
         head = self.lm_head
-        hooked = head._forward_hooks or head._forward_pre_hooks
-        return type(head) is nn.Linear and not hooked and self.loss_function is ForCausalLMLoss
+        is_plain = type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks)
+        return (is_plain or self.head_is_sharded) and self.loss_function is ForCausalLMLoss
 
     def _fused_loss(
         self,

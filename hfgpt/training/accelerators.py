@@ -25,6 +25,7 @@ ACCELERATORS = (
     Accelerator("GB200", 2500 * TERA, 5000 * TERA, 186 * GB, 8.0 * TERA),
     Accelerator("B200", 2250 * TERA, 4500 * TERA, 180 * GB, 8.0 * TERA),
     Accelerator("GH200", 989 * TERA, 1979 * TERA, 96 * GB, 4.0 * TERA),
+    Accelerator("H200 NVL", 835 * TERA, 1671 * TERA, 141 * GB, 4.8 * TERA),
     Accelerator("H200", 989 * TERA, 1979 * TERA, 141 * GB, 4.8 * TERA),
     Accelerator("H100 NVL", 835 * TERA, 1671 * TERA, 94 * GB, 3.9 * TERA),
     Accelerator("H100 PCIe", 756 * TERA, 1513 * TERA, 80 * GIB, 2.0 * TERA),
@@ -45,8 +46,8 @@ ACCELERATORS = (
 
 def find_accelerator(device_name: str) -> Accelerator | None:
     """The accelerator that a device's own name ("NVIDIA H100 80GB HBM3") or a user's ("h100") means, or None."""
-    if re.search(r"laptop|max-q", device_name, re.IGNORECASE):
-        return None  # slower chips under the same name
+    if re.search(r"laptop|max-q|\bmig\b|4090 D\b", device_name, re.IGNORECASE):
+        return None  # slower chips, or parts of one, under the same name
     words = re.sub(r"(rtx)(?=\d)", r"\1 ", re.sub(r"[\s_-]+", " ", device_name), flags=re.IGNORECASE)
     for accelerator in ACCELERATORS:
         parts = [rf"\b{re.escape(part)}\b" for part in accelerator.name.split(" ")]

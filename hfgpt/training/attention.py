@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import flash_attention_mask
 
 VARLEN = "varlen"  # by this name the model hands over sequence lengths instead of a mask
+LARGEST_HEAD = 256  # of FlashAttention
 
 
 def varlen_attention(
@@ -67,11 +68,13 @@ AttentionInterface.register(VARLEN, varlen_attention)
 AttentionMaskInterface.register(VARLEN, flash_attention_mask)
 
 
-def fastest_attention(device: torch.device, half_precision: bool, dropout: float = 0.0) -> str:
+def fastest_attention(
+    device: torch.device, half_precision: bool, dropout: float = 0.0, head_dim: int = LARGEST_HEAD
+) -> str:
     """The name of the fastest attention for packed rows here: FlashAttention 3 on a Hopper GPU that has it installed,
     torch's variable-length flash kernel on other GPUs from Ampere on, else sdpa. The flash kernels know half
-    precision only."""
-    if device.type != "cuda" or not half_precision or dropout:
+    precision only, and heads of a multiple of 8 up to 256."""
+    if device.type != "cuda" or not half_precision or dropout or head_dim > LARGEST_HEAD or head_dim % 8:
         return "sdpa"
     capability = torch.cuda.get_device_capability(device)
     if capability[0] == 9 and find_spec("flash_attn_interface"):
@@ -83,7 +86,7 @@ def fastest_attention(device: torch.device, half_precision: bool, dropout: float
 
 def use_fastest_attention(model: PreTrainedModel, device: torch.device, half_precision: bool) -> str:
     """Let `model` attend by `fastest_attention`; returns its name."""
-    name = fastest_attention(device, half_precision, model.config.attention_dropout)
+    name = fastest_attention(device, half_precision, model.config.attention_dropout, model.config.head_dim)
     model.set_attn_implementation(name)
     return name
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
+from accelerate.utils import parse_flag_from_env
 from transformers import PreTrainedModel
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
@@ -87,6 +88,12 @@ class ChatSourceArguments(StageArguments):
         if is_all_linear(self.lora_target_modules):
             self.lora_target_modules = ALL_LINEAR
         if self.use_peft:
+            for launcher, shards_by in (("ACCELERATE_USE_FSDP", "FSDP2"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+                if parse_flag_from_env(launcher):
+                    raise ValueError(
+                        "use_peft: adapters are merged into the model at the end, for which a process needs the whole "
+                        f"model, which {shards_by} shards: launch with accelerate_configs/ddp.yaml"
+                    )
             if self.optim == "muon":  # which updates whole matrices, not adapters
                 self.optim = "adamw_torch"
             if self.learning_rate is None:
@@ -104,6 +111,12 @@ PREPARED_BY_US = {
     "chat_template_path": None,
     "completion_only_loss": None,
     "eos_token": None,
+    "truncation_mode": "keep_start",
+    "dataset_num_proc": None,
+    "shuffle_dataset": False,
+    "pad_to_multiple_of": "auto",
+    "pad_token": None,
+    "model_init_kwargs": None,
 }
 
 
@@ -121,6 +134,7 @@ class SftArguments(ChatSourceArguments, SFTConfig):  # type: ignore[misc]
         for key, usual in PREPARED_BY_US.items():
             if getattr(self, key) != usual:
                 raise ValueError(f"{key} has no effect: hfgpt renders, labels and packs conversations itself")
+        self.assistant_only_loss = False  # TRL's own labelling; ours has the assistant's tokens alone in any case
         super().__post_init__()
 
 

@@ -15,6 +15,13 @@ from pathlib import Path, PurePath
 
 COMPLETE_MARK = "COMPLETE"
 STAGING = "checkpoint-being-written"
+# How a checkpoint holds weights and optimizer: each in one file, or as FSDP2 or DeepSpeed write them.
+WHOLE, FSDP2_FULL, FSDP2_SHARDED, ZERO = (
+    "one process or DDP",
+    "FSDP2, FULL_STATE_DICT",
+    "FSDP2, SHARDED_STATE_DICT",
+    "ZeRO",
+)
 FULL, WEIGHTS = "full", "weights"  # a checkpoint to go on from, and one that has kept its model alone
 
 # What only going on needs, by the names that HF's Trainer, accelerate and DeepSpeed give it.
@@ -94,6 +101,16 @@ def obstacle(folder: Path) -> str | None:
     if altered := altered_files(folder):
         return f"is damaged ({', '.join(altered)})"
     return None
+
+
+def written_under(folder: Path) -> str:
+    """What a full checkpoint was written under, and can be gone on from under: WHOLE, FSDP2_FULL, FSDP2_SHARDED or
+    ZERO."""
+    if (folder / "pytorch_model_fsdp_0").is_dir():
+        return FSDP2_SHARDED
+    if (folder / "pytorch_model_fsdp.bin").is_file():
+        return FSDP2_FULL
+    return ZERO if any(folder.glob("global_step*")) else WHOLE
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -93,7 +93,7 @@ def out_of_memory(trainer: Trainer, args: StageArguments, message: str) -> str:
             told.append(f"{way} ({price})")
         elif (peak := _peak(trainer, changed)) < estimate:
             told.append(f"{way} ({_gib(peak)}, {price})")
-    return f"{words}: {', then '.join(told)}; {GO_ON}."
+    return f"{words}: {', or '.join(told)}; {GO_ON}."
 
 
 def _peak(trainer: Trainer, process: Process) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hfgpt.package_versions import fsdp2_lets_head_be_skipped
 from hfgpt.training.activations import (
     BFLOAT16,
     FLOAT32,
@@ -37,7 +38,8 @@ class Process:
     """How one process trains: what decides its memory beside the model's shape.
 
     `accumulates`: gradients of earlier passes stand while the next one runs. `whole_logits`: the loss takes the logits
-    of all tokens at once, else a chunk at a time (hfgpt/model/linear_cross_entropy.py).
+    of all tokens at once, else a chunk at a time (hfgpt/model/linear_cross_entropy.py); FSDP2 of a torch before 2.13
+    must take them at once.
     """
 
     rows: int
@@ -182,7 +184,7 @@ def _logits(a: Mapping[str, Any], p: Process) -> int:
     """
     tokens, width, vocab = p.rows * p.max_length, a["hidden_size"], a["vocab_size"]
     compute = BFLOAT16 if p.bf16 else FLOAT32
-    if p.whole_logits:
+    if p.whole_logits or (p.shards > 1 and not fsdp2_lets_head_be_skipped()):
         capped = a["final_logit_softcapping"] is not None
         return FLOAT32 * tokens * vocab * (4 if capped else 3)
     made = compute * tokens * width + FLOAT32 * vocab * width

@@ -11,6 +11,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hfgpt.errors import UserError
+from hfgpt.model import GPTForCausalLM
+from hfgpt.package_versions import fsdp2_lets_head_be_skipped
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.exact_resume import ExactResume
 from hfgpt.training.guarded_steps import GuardedSteps
@@ -70,9 +72,11 @@ class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSigna
                 raise UserError("FSDP2 shards over GPUs only: launch with accelerate_configs/cpu_ddp.yaml.")
             return
         plugin = self.accelerator.state.fsdp_plugin
-        if plugin.mixed_precision_policy is not None:  # accelerate would sum gradients and return losses in bfloat16
+        if plugin.mixed_precision_policy is not None:
+            # accelerate would sum gradients in bfloat16, and cast the loss to it. What modules pass to each other
+            # stays as they made it: float32 beside bfloat16 weights is refused by linears.
             plugin.mixed_precision_policy = replace(
-                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=torch.float32
+                plugin.mixed_precision_policy, reduce_dtype=torch.float32, output_dtype=None
             )
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
@@ -81,6 +85,9 @@ class RecordedTrainer(ExactResume, GuardedSteps, TimedSteps, LoadersOutliveSigna
             # transformers' own mark, which accelerate forgets: `generate` then goes on in all processes, which must
             # gather parameters together, until the last of them has ended.
             self.model._is_fsdp_managed_module = True
+            model = self.accelerator.unwrap_model(self.model)
+            if isinstance(model, GPTForCausalLM) and fsdp2_lets_head_be_skipped():
+                model.head_is_sharded = True
         return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint):

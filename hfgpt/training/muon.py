@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hfgpt.training import onednn
 
+MOST_SHAPES = 64  # of stacks of one model
 Product = Callable[..., Tensor]
 
 # Polar Express (Amsel et al. 2025, arXiv:2505.16932): quintic polynomials x <- a x + (b x x^T + c (x x^T)^2) x, each
@@ -75,4 +76,10 @@ def _polynomial_of_gram(gram: Tensor, bmm: Product, baddbmm: Product) -> Tensor:
 
 @functools.cache
 def _compiled_polar_express() -> Callable[[Tensor], Tensor]:
-    return torch.compile(polar_express, dynamic=False, fullgraph=True)
+    compiled = torch.compile(polar_express, dynamic=False, fullgraph=True)
+
+    def for_any_number_of_shapes(x: Tensor) -> Tensor:  # beyond eight of them torch would fail; KAN has more
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+            return compiled(x)
+
+    return for_any_number_of_shapes

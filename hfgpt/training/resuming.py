@@ -9,13 +9,30 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch.distributed.fsdp import StateDictType
 from transformers import Trainer
 
 from hfgpt.errors import UserError
 from hfgpt.training.arguments import StageArguments
-from hfgpt.training.checkpoints import checkpoint_folders, checkpoint_step, complete_checkpoints, obstacle
+from hfgpt.training.checkpoints import (
+    FSDP2_FULL,
+    FSDP2_SHARDED,
+    WHOLE,
+    ZERO,
+    checkpoint_folders,
+    checkpoint_step,
+    complete_checkpoints,
+    obstacle,
+    written_under,
+)
 from hfgpt.training.numbers_only import numbers_only
 
+LAUNCHED_BY = {
+    WHOLE: "one process or accelerate_configs/ddp.yaml",
+    FSDP2_FULL: "accelerate_configs/fsdp2.yaml",
+    FSDP2_SHARDED: "accelerate_configs/fsdp2_multinode.yaml, or fsdp2.yaml with that fsdp_state_dict_type",
+    ZERO: "accelerate_configs/zero3.yaml",
+}
 NOT_A_PATH = {"", "true", "false"}  # what HF takes in `resume_from_checkpoint` beside paths
 
 
@@ -40,7 +57,15 @@ class CheckedResume(Trainer):
 
         Where the key names a checkpoint of another run, from which this one began, and this one has full checkpoints
         of its own, it goes on from these. All processes must call this, and get the same answer.
+
+        Raises UserError for one that was written under another sharding.
         """
+        folder = self._checkpoint_to_resume(say)
+        if folder is not None:
+            self._check_sharding(folder)
+        return folder
+
+    def _checkpoint_to_resume(self, say: Callable[[str], None]) -> Path | None:
         named = self.args.resume_from_checkpoint or ""
         if named.lower() in NOT_A_PATH:
             return self.newest_checkpoint(say)
@@ -75,6 +100,22 @@ class CheckedResume(Trainer):
                 "what is newer, leave the key out to go on from the newest, or give another output_dir."
             )
         return folder
+
+    def _check_sharding(self, folder: Path) -> None:
+        """HF's Trainer would end with a traceback, or wait for ever, or go on with a fresh optimizer."""
+        if self.is_deepspeed_enabled:
+            under = ZERO
+        elif self.is_fsdp_enabled:
+            is_sharded = self.accelerator.state.fsdp_plugin.state_dict_type == StateDictType.SHARDED_STATE_DICT
+            under = FSDP2_SHARDED if is_sharded else FSDP2_FULL
+        else:
+            under = WHOLE
+        before = self._on_all_disks([written_under(folder)] if self.args.should_save else [])[0]
+        if before != under:
+            raise UserError(
+                f"{folder} was written under {before} and this run is under {under}: launch it as before to go on, "
+                f"with {LAUNCHED_BY[before]}."
+            )
 
     def _obstacles(self, folder: Path) -> list[str]:
         """Why nobody can go on from `folder`, over all disks; each is read by one process."""

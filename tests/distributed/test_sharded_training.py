@@ -51,6 +51,11 @@ def sharded_config(tmp_path_factory) -> Path:
 
 def pretrain(root: Path, name: str, *flags: str, config: Path | None = None) -> Path:
     """Pretrain in one process, or as the accelerate `config` says; returns the stage's folder."""
+    succeed(*command_of(root, name, *flags, config=config), OMP_NUM_THREADS="1")
+    return root / "tiny" / name
+
+
+def command_of(root: Path, name: str, *flags: str, config: Path | None = None) -> list[str | Path]:
     folder = root / "tiny" / name
     where = ["--output_root", root, "--output_dir", folder]
     command: list[str | Path] = ["hfgpt", "pretrain"]
@@ -62,8 +67,7 @@ def pretrain(root: Path, name: str, *flags: str, config: Path | None = None) -> 
             for_gpus = config.name in ("ddp.yaml", "zero3.yaml")
             command += [*(["--num_processes", "2"] if for_gpus else []), "hfgpt/pretrain.py"]
     device = [] if config is not None and config.name == "cpu_ddp.yaml" else ["--use_cpu"]  # cpu_ddp.yaml says so
-    succeed(*command, *SHAPE, *DATA, *BATCH, *QUIET, *device, *where, *flags, OMP_NUM_THREADS="1")
-    return folder
+    return [*command, *SHAPE, *DATA, *BATCH, *QUIET, *device, *where, *flags]
 
 
 def recorded(folder: Path, name: str) -> list[float]:
@@ -106,6 +110,25 @@ def test_two_processes_follow_one_over_50_muon_steps(root):
         assert max((first[name] - second[name]).abs().max().item() for name in matrices) < 1e-2
 
 
+@pytest.mark.parametrize(
+    ("kind", "flags", "tolerance"),
+    [
+        ("tied", ["--tie_word_embeddings"], 1e-3),
+        ("bf16", ["--bf16", "--smear", "--embedding_norm", "--norm_weight", "--norm_type", "layernorm"], 0.03),
+    ],
+)
+def test_under_fsdp2_the_loss_needs_no_logits_and_is_that_of_one_process(root, kind, flags, tolerance):
+    """Tied weights are gathered for the embedding already; what stands outside the layers is bfloat16 as they are."""
+    flags = [*flags, "--max_steps", "8", "--sample_steps", "0", "--eval_steps", "8"]
+    one = pretrain(root, f"one-{kind}", *flags)
+    done = succeed(*command_of(root, f"two-{kind}", *flags, config=CONFIGS / "fsdp2.yaml"), OMP_NUM_THREADS="1")
+    assert "logits in training: none" in done.stdout and "logits in training: all" not in done.stdout
+    two = root / "tiny" / f"two-{kind}"
+    assert recorded(one, "loss")[-1] < recorded(one, "loss")[0] - 0.5
+    for name in ("loss", "val_bits_per_byte"):
+        assert max(differences(recorded(one, name), recorded(two, name))) < tolerance
+
+
 def test_a_model_trained_under_fsdp2_opens_without_hfgpt(root, sharded_config, tmp_path):
     folder = pretrain(root, "opens", "--max_steps", "2", "--sample_steps", "0", config=sharded_config)
     config = json.loads((folder / "config.json").read_text())
@@ -139,6 +162,28 @@ def test_a_resumed_fsdp2_run_ends_bit_identical(root, sharded_config, kind):
     first, second = load_file(whole / "model.safetensors"), load_file(again / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert recorded(whole, "loss") == recorded(again, "loss")
+
+
+def test_a_checkpoint_is_not_gone_on_from_under_another_sharding(root):
+    flags = ["--max_steps", "4", "--save_steps", "2", "--sample_steps", "0", "--eval_strategy", "no"]
+    alone = pretrain(root, "kept-alone", *flags)
+    sharded = pretrain(root, "kept-sharded", *flags, config=CONFIGS / "fsdp2.yaml")
+    for folder in (alone, sharded):
+        (folder / "final_metrics.json").unlink()
+    sentence = sentence_of_failure(*command_of(root, sharded.name, *flags))
+    assert f"{sharded / 'checkpoint-4'} was written under FSDP2, FULL_STATE_DICT" in sentence
+    assert "launch it as before to go on, with accelerate_configs/fsdp2.yaml" in sentence
+    done = run(*command_of(root, alone.name, *flags, config=CONFIGS / "fsdp2.yaml"), OMP_NUM_THREADS="1")
+    assert done.returncode != 0
+    assert f"{alone / 'checkpoint-4'} was written under one process or DDP" in done.stderr
+    for folder in (alone, sharded):
+        assert missing_pieces(folder / "checkpoint-4") == [] and len(recorded(folder, "loss")) == 4
+
+
+def test_adapters_under_sharding_are_refused_in_one_sentence(root):
+    flags = ["recipes/tiny.yaml", "--use_peft", "--output_root", root]
+    sentence = sentence_of_failure("hfgpt", "sft", *flags, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert "which FSDP2 shards: launch with accelerate_configs/ddp.yaml" in sentence
 
 
 def test_lm_eval_tasks_score_alike_under_fsdp2_and_in_one_process(root):

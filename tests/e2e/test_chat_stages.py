@@ -139,7 +139,16 @@ def test_the_recipe_gpt_712m_learns_from_instructions_in_alpaca_form(stage, shar
     assert "Convert 45 kilometers to meters." in asked
 
 
-@pytest.mark.parametrize("flag", [("--packing_strategy", "wrapped"), ("--padding_free",), ("--eos_token", "<|bos|>")])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--packing_strategy", "wrapped"),
+        ("--padding_free",),
+        ("--eos_token", "<|bos|>"),
+        ("--truncation_mode", "keep_end"),
+        ("--pad_to_multiple_of", "64"),
+    ],
+)
 def test_keys_that_sft_would_ignore_are_refused(stage, flag):
     with pytest.raises(UserError, match=f"{flag[0][2:]} has no effect"):
         stage("sft", *flag)

@@ -101,6 +101,8 @@ def test_a_cpu_and_float32_attend_by_sdpa() -> None:
     assert fastest_attention(torch.device("cpu"), half_precision=True) == "sdpa"
     assert fastest_attention(torch.device("cuda"), half_precision=False) == "sdpa"
     assert fastest_attention(torch.device("cuda"), half_precision=True, dropout=0.1) == "sdpa"
+    for head_dim in (512, 20):
+        assert fastest_attention(torch.device("cuda"), half_precision=True, head_dim=head_dim) == "sdpa"
     model = small_model(VARLEN)
     use_fastest_attention(model, torch.device("cpu"), half_precision=True)
     assert model.config._attn_implementation == "sdpa"

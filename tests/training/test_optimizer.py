@@ -1,6 +1,7 @@
 """Muon orthogonalises, AdamW is AdamW, every parameter is trained once, and state survives a round trip."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from hfgpt.errors import UserError
 from hfgpt.model import GPTConfig, GPTForCausalLM
+from hfgpt.training import muon
 from hfgpt.training.arguments import StageArguments
 from hfgpt.training.muon import POLAR_EXPRESS, orthogonalize
 from hfgpt.training.optimizer import MuonAdamW, MuonAdamWFactory, parameter_groups
@@ -34,6 +36,15 @@ def test_orthogonalize_brings_singular_values_near_one(shape):
     spread = torch.logspace(-1.5, 0, min(shape[1:]))  # a condition number of about 30
     singular_values = torch.linalg.svdvals(orthogonalize(left * spread @ right))
     assert singular_values.min() > 0.6 and singular_values.max() < 1.25
+
+
+def test_stacks_of_more_shapes_than_torch_compiles_usually_are_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    compiled = muon._compiled_polar_express.__wrapped__()
+    for columns in range(3, 14):
+        x = torch.randn(2, 4, columns)
+        assert torch.allclose(compiled(x), muon.polar_express(x), atol=1e-5)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("shape", [(2, 96, 32), (2, 32, 96), (2, 48, 64)])
