@@ -46,7 +46,7 @@ ACCELERATORS = (
 
 def find_accelerator(device_name: str) -> Accelerator | None:
     """The accelerator that a device's own name ("NVIDIA H100 80GB HBM3") or a user's ("h100") means, or None."""
-    if re.search(r"laptop|max-q|\bmig\b|4090 D\b", device_name, re.IGNORECASE):
+    if re.search(r"laptop|max-q|\bmig\b|4090[\s_-]?D\b", device_name, re.IGNORECASE):
         return None  # slower chips, or parts of one, under the same name
     words = re.sub(r"(rtx)(?=\d)", r"\1 ", re.sub(r"[\s_-]+", " ", device_name), flags=re.IGNORECASE)
     for accelerator in ACCELERATORS:

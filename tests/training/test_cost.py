@@ -35,6 +35,7 @@ def at_depth(depth: int) -> dict:
         ("NVIDIA H200", "H200"),
         ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
         ("NVIDIA GeForce RTX 4090 D", None),
+        ("rtx-4090-d", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("Tesla T4", None),
     ],
